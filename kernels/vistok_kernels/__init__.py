@@ -1,0 +1,14 @@
+"""Quantization ops, each with a PyTorch path for every device and a Triton kernel for GPUs.
+
+An op is a ``torch.library.custom_op``; PyTorch's dispatcher picks the implementation by device, so there is no flag
+to set, and ``torch.compile`` and ``torch.export`` treat each op as one opaque node. Every family is a folder:
+``reference.py`` defines what is correct, ``blocked.py`` or ``elementwise.py`` is the PyTorch path, ``kernel.py`` the
+Triton one. Triton is imported by the first call on a GPU and not before; without it GPUs take the PyTorch path.
+
+``python -m vistok_kernels.ahead`` compiles all kernels for GPUs that need not be present.
+"""
+
+from vistok_kernels.fsq import fsq, fsq_decode
+from vistok_kernels.vq import code_sums, nearest_code
+
+__all__ = ["code_sums", "fsq", "fsq_decode", "nearest_code"]

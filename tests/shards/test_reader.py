@@ -1,0 +1,101 @@
+import pickle
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from tests.shards.conftest import named
+from vistok import shards
+from vistok.errors import ShardError
+
+
+@pytest.fixture(scope="module")
+def made(tokenizer, tmp_path_factory):
+    out = tmp_path_factory.mktemp("made") / "out"
+    images = named(30, fields={f"image_{i:04d}": {"label": i, "caption": f"number {i}"} for i in range(30)})
+    shards.encode(tokenizer, images, out, batch_size=4, shard_size=7, progress=False)
+    return out
+
+
+def test_samples_are_found_by_position_and_by_key(made):
+    tokens = shards.open(made)
+    assert len(tokens) == 30
+    for i in (0, 6, 7, 29):
+        assert tokens[i]["label"] == i
+        assert tokens[f"image_{i:04d}"]["label"] == i
+    assert tokens[-1]["label"] == 29
+    assert [item["label"] for item in tokens] == list(range(30))
+
+
+def test_positions_and_keys_that_are_not_there_are_refused(made):
+    tokens = shards.open(made)
+    for index in (30, -31):
+        with pytest.raises(IndexError):
+            tokens[index]
+    with pytest.raises(KeyError):
+        tokens["nobody"]
+
+
+def test_only_the_tokenizer_that_made_the_shards_is_accepted(made, tokenizer, other_tokenizer, continuous):
+    shards.open(made, tokenizer)
+    with pytest.raises(ShardError, match="made by another tokenizer: weights_hash"):
+        shards.open(made, other_tokenizer)
+    with pytest.raises(ShardError, match=r"model\.quantizer"):
+        shards.open(made).check(continuous)
+
+
+def test_a_collated_batch_is_what_encode_gives(made, tokenizer):
+    tokens = shards.open(made)
+    batch = shards.collate([tokens[i] for i in range(4)])
+    assert batch["label"].tolist() == [0, 1, 2, 3]
+    assert batch["caption"][2] == "number 2"
+    images = named(30)
+    expected = tokenizer.encode(torch.stack([images[i]["image"] for i in range(4)]))
+    encoded = shards.to_encoded(batch, tokens.spec)
+    assert torch.equal(encoded.indices, expected.indices)
+    assert (encoded.grid, encoded.size, list(encoded)) == (expected.grid, expected.size, list(expected))
+    assert torch.equal(tokenizer.decode(encoded), tokenizer.decode(expected))
+
+
+def test_a_batch_of_several_sizes_is_refused(tokenizer, tmp_path):
+    shards.encode(tokenizer, named(2, sizes={"image_0001": (8, 16)}), tmp_path / "out", progress=False)
+    with pytest.raises(ShardError, match="group them by"):
+        shards.collate(list(shards.open(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_read_the_same_samples(made, start):
+    tokens = shards.open(made)
+    assert tokens[0]["label"] == 0
+    loader = DataLoader(
+        tokens, batch_size=8, num_workers=2, collate_fn=shards.collate, multiprocessing_context=start
+    )
+    assert torch.cat([batch["label"] for batch in loader]).tolist() == list(range(30))
+
+
+def test_a_dataset_survives_pickling(made):
+    tokens = shards.open(made)
+    assert tokens[3]["label"] == 3
+    assert pickle.loads(pickle.dumps(tokens))[3]["label"] == 3
+
+
+def test_an_unfinished_output_is_read_with_a_warning(tokenizer, tmp_path):
+    out = tmp_path / "out"
+    broken = named(8, broken={"image_0005": OSError("gone")})
+    with pytest.raises(ShardError):
+        shards.encode(tokenizer, broken, out, shard_size=4, progress=False)
+    with pytest.warns(UserWarning, match="only 1 of 2 shards"):
+        tokens = shards.open(out)
+    assert tokens.keys() == [f"image_{i:04d}" for i in range(4)]
+
+
+def test_an_index_outside_the_codebook_is_refused(tokenizer, tmp_path):
+    out = tmp_path / "out"
+    shards.encode(tokenizer, named(1), out, progress=False)
+    path = out / "shard-000000.tar"
+    data = bytearray(path.read_bytes())
+    place = 512 + 128
+    data[place] = 255
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match="outside the codebook"):
+        shards.open(out)[0]

@@ -1,0 +1,144 @@
+import json
+import shutil
+
+import pytest
+
+from tests.shards.conftest import named
+from vistok import shards
+from vistok.errors import ShardError
+
+OPTIONS = {"batch_size": 2, "shard_size": 4, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def made(tokenizer, tmp_path_factory):
+    out = tmp_path_factory.mktemp("made") / "out"
+    shards.encode(tokenizer, named(10), out, **OPTIONS)
+    return out
+
+
+@pytest.fixture
+def out(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "out")
+
+
+def only_problem(out, full=True):
+    report = shards.verify(out, full=full)
+    assert not report.ok
+    assert all("\n" not in problem for problem in report.problems)
+    return report.problems[0]
+
+
+def test_an_intact_output_has_no_problems(out):
+    report = shards.verify(out)
+    assert report.ok, report
+    assert (report.num_shards, report.num_samples) == (3, 10)
+    assert shards.verify(out, full=False).ok
+
+
+def test_every_cut_of_a_shard_is_found(out):
+    path = out / "shard-000001.tar"
+    data = path.read_bytes()
+    for length in range(0, len(data), 512):
+        path.write_bytes(data[:length])
+        assert "shard-000001.tar" in only_problem(out, full=False)
+
+
+def test_a_flipped_byte_is_found(out):
+    path = out / "shard-000001.tar"
+    for place in range(0, path.stat().st_size, 997):
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        path.write_bytes(data)
+        assert "shard-000001.tar is damaged" in only_problem(out)
+        data[place] ^= 1
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "{", "[]", '{"file": 1}', "null"])
+def test_a_missing_or_damaged_record_is_found(out, text):
+    path = out / "shard-000001.json"
+    path.unlink() if text is None else path.write_text(text)
+    assert "shard-000001" in only_problem(out)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("n_in", 3), ("n_out", 3), ("skipped", {"x": "y"}), ("sha256", "0" * 64), ("fingerprint", "0" * 64),
+     ("file", "shard-000000.tar"), ("num_tokens", 1), ("bytes", 1), ("bytes", "1")],
+)  # fmt: skip
+def test_a_record_that_says_something_else_is_found(out, field, value):
+    path = out / "shard-000001.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    assert "shard-000001" in only_problem(out)
+
+
+def test_a_missing_shard_is_found(out):
+    (out / "shard-000001.tar").unlink()
+    report = shards.verify(out)
+    assert "shard-000001.tar" in report.problems[0]
+    assert "index.json names shards that are missing" in report.problems[1]
+
+
+def test_a_shard_of_the_plan_that_was_never_made_is_found(out):
+    (out / "shard-000002.tar").unlink()
+    (out / "shard-000002.json").unlink()
+    assert "shard-000002.tar is missing" in only_problem(out)
+
+
+def test_a_shard_that_is_not_in_the_plan_is_found(out):
+    shutil.copy(out / "shard-000001.tar", out / "shard-000007.tar")
+    assert "shard-000007.tar is not in the plan" in only_problem(out)
+
+
+def test_a_shard_of_another_run_is_found(out, other_tokenizer, tmp_path):
+    shards.encode(other_tokenizer, named(10), tmp_path / "other", **OPTIONS)
+    for suffix in ("tar", "json"):
+        shutil.copy(tmp_path / "other" / f"shard-000001.{suffix}", out)
+    assert "belongs to another run" in only_problem(out)
+    with pytest.raises(ShardError, match="another run"):
+        shards.open(out)
+
+
+def test_shards_that_changed_places_are_found(out):
+    first, second = (out / f"shard-00000{i}.tar" for i in (0, 1))
+    data = first.read_bytes(), second.read_bytes()
+    first.write_bytes(data[1])
+    second.write_bytes(data[0])
+    assert len(shards.verify(out).problems) == 3
+
+
+@pytest.mark.parametrize("name", ["plan.json", "spec.json", "fingerprint.json"])
+@pytest.mark.parametrize("text", [None, "", "{}", "[]", "{"])
+def test_a_missing_or_damaged_description_is_found(out, name, text):
+    (out / name).unlink() if text is None else (out / name).write_text(text)
+    assert name in only_problem(out)
+    if name != "plan.json":
+        with pytest.raises(ShardError):
+            shards.open(out)
+
+
+def test_a_plan_with_another_key_is_found(out):
+    path = out / "plan.json"
+    path.write_text(path.read_text().replace("image_0009", "image_0099"))
+    assert "plan.keys_sha256" in only_problem(out)
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "\udcff"])
+def test_a_missing_or_damaged_index_is_found_and_rebuilt(out, tokenizer, text):
+    path = out / "index.json"
+    before = path.read_bytes()
+    path.unlink() if text is None else path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert "index.json" in only_problem(out)
+    shards.encode(tokenizer, named(10), out, **OPTIONS)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["nothing", "file"])
+def test_a_path_without_shards_is_a_shard_error(tmp_path, kind):
+    path = tmp_path / "x"
+    if kind == "file":
+        path.write_text("")
+    for call in (shards.verify, shards.open):
+        with pytest.raises(ShardError, match="not a directory of token shards"):
+            call(path)

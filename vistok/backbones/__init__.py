@@ -1,0 +1,22 @@
+"""Encoders, decoders, feature heads and projections: images to latents, and quantized vectors back."""
+
+from vistok.backbones.base import Decoder, Encoder, FeatureHead
+from vistok.backbones.conv import ConvDecoder, ConvEncoder
+from vistok.backbones.feature_decoder import FeatureDecoder
+from vistok.backbones.projection import MLP, Linear
+from vistok.backbones.timm_encoder import TimmEncoder
+from vistok.backbones.vit import ViTDecoder, ViTEncoder
+
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Decoder",
+    "Encoder",
+    "FeatureDecoder",
+    "FeatureHead",
+    "Linear",
+    "TimmEncoder",
+    "ViTDecoder",
+    "ViTEncoder",
+]

@@ -1,0 +1,139 @@
+"""The photographs of the demo: packaged ones or a folder of one's own, and the views of them that become tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vistok.data import ImageDataset, Photos, Tiles
+from vistok.errors import DataError, ImageError
+
+TILE = 64
+MAX_SIDE = 640
+MAX_PHOTOS = 60
+SPLITS = ("train", "held_out")
+
+# (name, scale, shift in pixels, mirrored); the held-out photographs have the plain ones only
+_PLAIN = (("full", 1.0, 0, False), ("half", 0.5, 0, False))
+_MORE = (
+    ("full-mirrored", 1.0, 0, True),
+    ("half-mirrored", 0.5, 0, True),
+    ("full-shifted", 1.0, TILE // 2, False),
+    ("three-quarters", 0.75, 0, False),
+)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the photographs are, in the words of ``vistok.data.open_images``, which recipes use too.
+
+    Args:
+        train: To learn from.
+        held_out: Whole photographs that nothing is learned from.
+    """
+
+    train: str = "photos:train"
+    held_out: str = "photos:held_out"
+
+
+def copy_photographs(folder: Path, into: Path) -> tuple[Sources, dict[str, str]]:
+    """Copies one's own photographs, at most 640 pixels wide or high and at most 60 of them, split by whole images.
+
+    The demo has minutes: a photograph of 12 million pixels would take all of them. Every fifth image is held out.
+
+    Returns:
+        Where the copies are, and the reason for each file that was left out.
+
+    Raises:
+        DataError: fewer than 2 images that can be read and hold a tile of 64 pixels.
+    """
+    left_out: dict[str, str] = {}
+    count: dict[str, int] = {}
+    for split in SPLITS:
+        photos = Photos(split, folder)
+        keys = photos.keys()
+        limit = MAX_PHOTOS if split == "train" else MAX_PHOTOS // 5
+        chosen = [i * len(keys) // limit for i in range(limit)] if len(keys) > limit else range(len(keys))
+        count[split] = 0
+        for index in chosen:
+            try:
+                image = photos.read(index)
+            except ImageError as error:
+                left_out[keys[index]] = str(error)
+                continue
+            if min(image.size) < TILE:
+                left_out[keys[index]] = f"{image.width} x {image.height} pixels are less than a tile of {TILE}"
+                continue
+            name = keys[index].replace("/", "-")
+            while (into / split / f"{name}.png").exists():
+                name += "_"
+            (into / split).mkdir(parents=True, exist_ok=True)
+            _reduced(image).save(into / split / f"{name}.png")
+            count[split] += 1
+    for split, number in count.items():
+        if not number:
+            reason = next(iter(left_out.values()), "there are none")
+            raise DataError(f"{folder} has no usable image to {'train on' if split == 'train' else 'hold out'}: {reason}; add images")
+    return Sources(str(into / "train"), str(into / "held_out")), left_out
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """The image, reduced so that no side is above 640 and none below 64."""
+    share = max(min(1.0, MAX_SIDE / max(image.size)), TILE / min(image.size))
+    if share == 1.0:
+        return image
+    return image.resize((round(image.width * share), round(image.height * share)), Image.Resampling.LANCZOS)
+
+
+class Views(ImageDataset):
+    """Each photograph several times: scaled, shifted and mirrored, so that few photographs give many tiles.
+
+    Keys are such as ``astronaut-half``. Items carry ``photo``, ``view`` and ``split``, which shards keep.
+
+    Args:
+        train: Photographs that get all views.
+        held_out: Photographs that get the plain views.
+    """
+
+    def __init__(self, train: ImageDataset, held_out: ImageDataset) -> None:
+        super().__init__()
+        self._views = [
+            (dataset, index, split, view)
+            for dataset, split, views in ((train, "train", _PLAIN + _MORE), (held_out, "held_out", _PLAIN))
+            for index in range(len(dataset))
+            for view in views
+        ]
+        self._keys = [f"{photo_name(d.keys()[i])}-{view[0]}" for d, i, _, view in self._views]
+
+    def keys(self) -> list[str]:
+        """Photograph and view."""
+        return self._keys
+
+    def source(self, index: int) -> Image.Image:
+        """The view."""
+        dataset, position, _, (_, scale, shift, mirrored) = self._views[index]
+        image = dataset.read(position)
+        if scale != 1:
+            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            image = image.resize(size, Image.Resampling.LANCZOS)
+        if shift and min(image.size) >= TILE + shift:
+            image = image.crop((shift, shift, image.width, image.height))
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
+
+    def extras(self, index: int) -> dict[str, Any]:
+        """What shards keep beside the tokens."""
+        dataset, position, split, view = self._views[index]
+        return {"photo": photo_name(dataset.keys()[position]), "split": split, "view": view[0]}
+
+
+def tiles(train: ImageDataset, held_out: ImageDataset) -> Tiles:
+    """All tiles of 64 x 64 pixels of all views."""
+    return Tiles(Views(train, held_out), TILE)
+
+
+def photo_name(key: str) -> str:
+    """A photograph's name from its dataset's key: without the ending that copies have."""
+    return key.removesuffix(".png")

@@ -1,0 +1,34 @@
+"""How a gradient passes a choice that has none."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def straight_through(latent: Tensor, code: Tensor) -> Tensor:
+    """The code's value with the latent's gradient.
+
+    Source: Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons (2013), arXiv:1308.3432.
+    """
+    return latent + (code - latent).detach()
+
+
+def rotation_trick(latent: Tensor, code: Tensor) -> Tensor:
+    """The code's value; the gradient is rotated and scaled as the latent was to become the code.
+
+    Shapes:
+        latent (..., D), code (..., D) -> (..., D).
+
+    Source: Fifty et al., Restructuring Vector Quantization with the Rotation Trick (2024), arXiv:2410.06424, section 4.
+    """
+    with_gradient = latent
+    latent, code = latent.detach(), code.detach()
+    source, target = F.normalize(latent, dim=-1), F.normalize(code, dim=-1)
+    scale = code.norm(dim=-1, keepdim=True) / latent.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    middle = F.normalize(source + target, dim=-1)
+    reflected = with_gradient - 2 * (with_gradient * middle).sum(-1, keepdim=True) * middle
+    rotated = reflected + 2 * (with_gradient * source).sum(-1, keepdim=True) * target
+    turned = scale * rotated
+    # rounding aside, `turned` is the code already; make it so exactly
+    return turned + (code - turned).detach()

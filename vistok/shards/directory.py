@@ -1,0 +1,98 @@
+"""An output directory: made or refused, locked, cleared of debris, and described by plan, spec and fingerprint."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from vistok.errors import ShardError, TokenizerError
+from vistok.shards.commit import locked, remove_debris, write_if_different
+from vistok.shards.failures import QUARANTINE
+from vistok.shards.fingerprint import FILE_NAME as FINGERPRINT_NAME
+from vistok.shards.fingerprint import Fingerprint
+from vistok.shards.plan import Plan
+from vistok.spec import TokenizerSpec
+
+PLAN_NAME = "plan.json"
+SPEC_NAME = "spec.json"
+
+
+@contextlib.contextmanager
+def writing_into(out: Path) -> Iterator[None]:
+    """Makes an output directory and holds it alone; disk errors in the block become one line.
+
+    Raises:
+        ShardError: it is a file or holds other things, another process writes there, or the disk refuses.
+    """
+    if not out.is_dir() and (out.exists() or out.is_symlink()):
+        raise ShardError(f"{out} is not a directory: give a new or empty one")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with locked(out):
+            remove_debris(out)
+            if (out / QUARANTINE).is_dir():
+                remove_debris(out / QUARANTINE)
+            _check_contents(out)
+            yield
+    except OSError as error:
+        raise ShardError(
+            f"{out} cannot be written: {error.strerror or error}; finished shards are kept, "
+            "run the same again once this is mended"
+        ) from error
+
+
+def describe(out: Path, plan: Plan, spec: TokenizerSpec, fingerprint: Fingerprint) -> None:
+    """Writes what the shards are, before the first one; in a directory that is described, compares.
+
+    Raises:
+        ShardError: the directory belongs to a run with another fingerprint; the message names the field.
+    """
+    if (out / FINGERPRINT_NAME).exists():
+        difference = Fingerprint.read(out).difference(fingerprint)
+        if difference:
+            raise ShardError(f"{out} holds shards of another run: {difference}; give another directory")
+    write_if_different(out / PLAN_NAME, plan.to_json())
+    write_if_different(out / SPEC_NAME, spec.to_json() + "\n")
+    # last: where the fingerprint stands, plan and spec stand too
+    write_if_different(out / FINGERPRINT_NAME, fingerprint.to_json())
+
+
+def read_plan(out: Path) -> Plan:
+    """The plan of the shards in a directory.
+
+    Raises:
+        ShardError: the file is missing or damaged.
+    """
+    return Plan.from_json(_text(out / PLAN_NAME))
+
+
+def read_spec(out: Path) -> TokenizerSpec:
+    """The spec of the tokenizer that made the shards in a directory.
+
+    Raises:
+        ShardError: the file is missing or damaged.
+    """
+    try:
+        return TokenizerSpec.from_json(_text(out / SPEC_NAME))
+    except (TokenizerError, AttributeError, TypeError, RecursionError) as error:
+        raise ShardError(f"{out / SPEC_NAME} is damaged: {error}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ShardError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ShardError(f"{path} is damaged: it is not text") from error
+
+
+def _check_contents(out: Path) -> None:
+    if (out / PLAN_NAME).exists():
+        return
+    strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    if strangers:
+        raise ShardError(
+            f"{out} holds {strangers[0]!r} and is not an output of vistok: give a new or empty directory"
+        )

@@ -1,0 +1,172 @@
+"""Images of a dataset in the order of the plan, read in this process or by workers; what cannot be read says why."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vistok.errors import ShardError, VistokError
+from vistok.shards.plan import Plan
+
+RANGE_TOLERANCE = 1e-3
+MAX_META_CHARS = 1 << 23
+
+
+class KeyedImages(Protocol):
+    """What ``encode`` asks of a dataset; every dataset of ``vistok.data`` has it."""
+
+    def keys(self) -> Sequence[str]:
+        """The key of each item, by position."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        """``image`` (3, H, W) in [-1, 1], its ``key``, and any JSON-like fields (``label``, ``caption``)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One sample as read.
+
+    Args:
+        number: Its number in the plan.
+        key: Its key in the plan.
+        image: (3, H, W) in [-1, 1]; None where it cannot be used.
+        meta: The dataset's other fields, as JSON data.
+        reason: Why it cannot be used; empty if it can.
+        seen: What was read, if anything was, of an image that cannot be used.
+    """
+
+    number: int
+    key: str
+    image: Tensor | None
+    meta: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    seen: Tensor | None = None
+
+
+class PlannedImages(Dataset[Loaded]):
+    """A dataset by sample number; reading never raises.
+
+    Args:
+        dataset: Keyed images.
+        plan: Of the same keys.
+        multiple_of: What the tokenizer demands of height and width.
+    """
+
+    def __init__(self, dataset: KeyedImages, plan: Plan, multiple_of: int) -> None:
+        keys = list(dataset.keys())
+        self._dataset, self._plan, self._multiple_of = dataset, plan, multiple_of
+        self._order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, number: int) -> Loaded:
+        key = self._plan.keys[number]
+        image: Any = None
+        try:
+            item = self._dataset[int(self._order[number])]
+            if item["key"] != key:
+                raise ShardError(f"the dataset has changed, it gives {item['key']!r} in this place")
+            image = item["image"]
+            check_image(image, self._multiple_of)
+            meta = {name: plain(value) for name, value in item.items() if name not in ("image", "key")}
+            if len(json.dumps(meta, allow_nan=False)) > MAX_META_CHARS:
+                raise ShardError(f"its fields are longer than {MAX_META_CHARS} characters")
+        except Exception as error:  # a dataset is anyone's code: whatever it raises is told with the key
+            seen = image if isinstance(image, Tensor) else None
+            return Loaded(number, key, None, reason=reason_of(error), seen=seen)
+        return Loaded(number, key, image, meta)
+
+
+def load_images(
+    dataset: KeyedImages, plan: Plan, shards: Sequence[int], multiple_of: int, workers: int
+) -> Generator[Loaded, None, None]:
+    """All samples of some shards, in order.
+
+    Raises:
+        ShardError: a worker process died.
+    """
+    source = PlannedImages(dataset, plan, multiple_of)
+    if workers == 0:
+        for shard in shards:
+            yield from map(source.__getitem__, plan.numbers(shard))
+        return
+    numbers = [number for shard in shards for number in plan.numbers(shard)]
+    loader = DataLoader(source, batch_size=None, sampler=numbers, num_workers=workers, collate_fn=_unchanged)
+    try:
+        for item in loader:
+            # what a worker sends holds a file descriptor until it is copied; images wait here for their batch
+            yield item if item.image is None else replace(item, image=item.image.clone())
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ShardError(
+            f"a process that reads images died ({str(error).splitlines()[0]}); "
+            "finished shards are kept: run again, with fewer workers if memory is short"
+        ) from error
+
+
+def check_image(image: Any, multiple_of: int) -> None:
+    """Makes sure that a tokenizer can take an image, before it enters a batch with others.
+
+    Raises:
+        ShardError: it is not float (3, H, W), finite, in [-1, 1], with H and W multiples of ``multiple_of``.
+    """
+    if (
+        not isinstance(image, Tensor)
+        or not image.is_floating_point()
+        or image.ndim != 3
+        or image.shape[0] != 3
+    ):
+        told = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise ShardError(f"an image must be a float tensor (3, H, W), it is {told}")
+    height, width = image.shape[1:]
+    if not height or not width or height % multiple_of or width % multiple_of:
+        raise ShardError(f"its size {height} x {width} is not a multiple of {multiple_of}")
+    low, high = (float(value) for value in torch.aminmax(image))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ShardError("it holds NaN or Inf")
+    if low < -1 - RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        raise ShardError(f"its values lie in [{low:.3g}, {high:.3g}], outside [-1, 1]")
+
+
+def plain(value: Any) -> Any:
+    """A dataset's field as JSON data.
+
+    Raises:
+        ShardError: it is none.
+    """
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {name: plain(v) for name, v in value.items()}
+    raise ShardError(f"it has a field of type {type(value).__name__}, which a shard cannot hold")
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one line; its type too unless it is one of ours."""
+    lines = str(error).strip().splitlines()
+    told = lines[0] if lines else ""
+    if isinstance(error, VistokError):
+        return told
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__
+
+
+def _unchanged(item: Any) -> Any:
+    return item

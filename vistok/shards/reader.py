@@ -1,0 +1,211 @@
+"""Token shards as a dataset: any sample by position or key, in any process."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from vistok.errors import ShardError
+from vistok.shards.container import Container, OpenShard, Sample, container
+from vistok.shards.directory import read_plan, read_spec
+from vistok.shards.fingerprint import Fingerprint, check_tokenizer
+from vistok.shards.plan import Plan
+from vistok.shards.sidecar import Sidecar
+from vistok.shards.stream import ShardStream
+from vistok.spec import StreamSpec
+from vistok.tokenizer import Tokenizer
+
+MAX_TABLES = 4096
+OWN_FIELDS = frozenset(("key", "size", "grid", "indices", "latents", "streams"))
+
+
+class ShardDataset(Dataset[dict[str, Any]]):
+    """The samples of all finished shards in a directory, in the order of the plan.
+
+    An item is a dict of ``key``, ``size`` (H, W) in pixels, ``grid``, and either ``indices`` (N, S) int64 or ``latents``
+    (N, D) float32, beside what the images' dataset said (``label``, ``caption``, ...). A tokenizer with several streams
+    also has ``streams``: the same three by stream name.
+
+    No file is held open between reads, so it works in DataLoader workers however they are started.
+
+    Args:
+        out: What ``encode`` wrote into.
+        tokenizer: If given, must be the one that made the shards.
+
+    Raises:
+        ShardError: no shards there, damage that shows without reading them all, or another tokenizer.
+    """
+
+    def __init__(self, out: str | Path, tokenizer: Tokenizer | None = None) -> None:
+        self.path = Path(out)
+        if not self.path.is_dir():
+            raise ShardError(f"{self.path} is not a directory of token shards: nothing is there, or a file")
+        self.fingerprint = Fingerprint.read(self.path)
+        if tokenizer is not None:
+            self.check(tokenizer)
+        self.spec = read_spec(self.path)
+        self._box: Container = container(str(self.fingerprint.fields.get("container")))
+        self.sidecars = _committed(self.path, self.fingerprint)
+        self._starts = np.cumsum([0, *(sidecar.n_out for sidecar in self.sidecars)])
+        self._tables: dict[int, OpenShard] = {}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int | str) -> dict[str, Any]:
+        if isinstance(index, str):
+            return self._by_key(index)
+        position = int(index)
+        if position < 0:
+            position += len(self)
+        if not 0 <= position < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return self._item(self._table(shard).read(position - int(self._starts[shard])))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """All keys that were to be encoded; read from the disk when first asked for."""
+        return read_plan(self.path)
+
+    @cached_property
+    def skipped(self) -> dict[str, str]:
+        """Reason by key of the images that were left out."""
+        return {key: reason for sidecar in self.sidecars for key, reason in sidecar.skipped.items()}
+
+    def keys(self) -> list[str]:
+        """The key of each item, by position."""
+        found: list[str] = []
+        for sidecar in self.sidecars:
+            numbers = self.plan.numbers(shard_of(sidecar))
+            found += [
+                key for key in self.plan.keys[numbers.start : numbers.stop] if key not in sidecar.skipped
+            ]
+        return found
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """Makes sure that a tokenizer is the one that made the shards.
+
+        Raises:
+            ShardError: it is not; the message names what differs.
+        """
+        check_tokenizer(self.fingerprint, tokenizer, self.path)
+
+    def stream(
+        self,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> ShardStream:
+        """The same samples in sequence, split among ranks and workers, resumable; see ``ShardStream``."""
+        counts = [sidecar.n_out for sidecar in self.sidecars]
+        return ShardStream(self, counts, shuffle=shuffle, seed=seed, epoch=epoch, rank=rank, world=world)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tables": {}}
+
+    def _by_key(self, key: str) -> dict[str, Any]:
+        number = self.plan.number(key)
+        shard = number // self.plan.shard_size
+        for place, sidecar in enumerate(self.sidecars):
+            if shard_of(sidecar) == shard and key not in sidecar.skipped:
+                table = self._table(place)
+                position = int(np.searchsorted(table.numbers, number))
+                if position < len(table.numbers) and table.numbers[position] == number:
+                    return self._item(table.read(position))
+        raise KeyError(key)
+
+    def _table(self, place: int) -> OpenShard:
+        if place not in self._tables:
+            if len(self._tables) >= MAX_TABLES:
+                self._tables.pop(next(iter(self._tables)))
+            sidecar = self.sidecars[place]
+            table = self._box.open(self.path / sidecar.file)
+            if len(table.numbers) != sidecar.n_out:
+                raise ShardError(
+                    f"{self.path / sidecar.file} holds {len(table.numbers)} samples, its record says {sidecar.n_out}"
+                )
+            self._tables[place] = table
+        return self._tables[place]
+
+    def _item(self, sample: Sample) -> dict[str, Any]:
+        streams = {s.name: _tokens(sample, s, self.path) for s in self.spec.streams}
+        fields = {name: value for name, value in sample.meta.items() if name not in OWN_FIELDS}
+        item = {**fields, "key": sample.meta["key"], "size": tuple(sample.meta["size"])}
+        item.update(streams[self.spec.main.name])
+        if len(streams) > 1:
+            item["streams"] = streams
+        return item
+
+
+def open(out: str | Path, tokenizer: Tokenizer | None = None) -> ShardDataset:
+    """Opens token shards for reading; see ``ShardDataset``."""
+    return ShardDataset(out, tokenizer)
+
+
+def shard_of(sidecar: Sidecar) -> int:
+    """The number of the shard that a sidecar is about."""
+    return int(Path(sidecar.file).stem.removeprefix("shard-"))
+
+
+def _committed(out: Path, fingerprint: Fingerprint) -> list[Sidecar]:
+    """All sidecars, after checking that each belongs here and its shard has the size that it says."""
+    num_samples, shard_size = (
+        fingerprint.fields.get(f"plan.{name}") for name in ("num_samples", "shard_size")
+    )
+    if not isinstance(num_samples, int) or not isinstance(shard_size, int) or shard_size < 1:
+        raise ShardError(
+            f"{out} is damaged: its fingerprint does not say how many samples and shards there are"
+        )
+    num_shards = -(-num_samples // shard_size)
+    sidecars = []
+    for path in sorted(out.glob("shard-*.json")):
+        sidecar = Sidecar.read(path)
+        if Path(sidecar.file).stem != path.stem or sidecar.fingerprint != fingerprint.sha256:
+            raise ShardError(f"{path} belongs to another run: `vistok verify {out}` lists all that is wrong")
+        try:
+            size = (out / sidecar.file).stat().st_size
+        except OSError as error:
+            raise ShardError(
+                f"{out / sidecar.file} cannot be read: {error.strerror}; encode again to restore it"
+            ) from error
+        if size != sidecar.bytes:
+            raise ShardError(
+                f"{out / sidecar.file} has {size} bytes, its record says {sidecar.bytes}; encode again"
+            )
+        sidecars.append(sidecar)
+    if not sidecars:
+        raise ShardError(f"{out} has no finished shard yet: run encode to the end")
+    if len(sidecars) < num_shards:
+        warnings.warn(
+            f"{out}: only {len(sidecars)} of {num_shards} shards are finished; run encode again for the rest",
+            stacklevel=4,
+        )
+    return sorted(sidecars, key=shard_of)
+
+
+def _tokens(sample: Sample, stream: StreamSpec, out: Path) -> dict[str, Any]:
+    array = sample.arrays.get(stream.name)
+    grid = sample.meta["grid"].get(stream.name)
+    where = f"{out}: sample {json.dumps(sample.meta['key'])}"
+    if array is None or grid is None:
+        raise ShardError(f"{where} has no stream {stream.name}")
+    if array.dtype.kind == "f":
+        return {"latents": torch.from_numpy(array.copy()), "grid": tuple(grid)}
+    if stream.codebook_size is None or (array.size and int(array.max()) >= stream.codebook_size):
+        raise ShardError(f"{where} has an index outside the codebook of {stream.codebook_size} codes")
+    return {"indices": torch.from_numpy(array.astype(np.int64)), "grid": tuple(grid)}

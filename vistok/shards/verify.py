@@ -1,0 +1,192 @@
+"""Looks for any damage in a directory of token shards: hashes, counts, records, the index, and each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vistok.errors import ShardError
+from vistok.shards.container import Container, Sample, container
+from vistok.shards.directory import read_plan, read_spec
+from vistok.shards.fingerprint import Fingerprint
+from vistok.shards.plan import Plan
+from vistok.shards.sidecar import INDEX_NAME, Sidecar, hash_file, index_text, shard_name, sidecar_path
+from vistok.spec import TokenizerSpec
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What verification found.
+
+    Args:
+        out: The directory.
+        num_shards: Shards that are in order.
+        num_samples: Samples that these hold.
+        num_skipped: Images that these leave out, with a reason.
+        bytes: Their size.
+        problems: One line each; empty if all is well.
+    """
+
+    out: Path
+    num_shards: int
+    num_samples: int
+    num_skipped: int
+    bytes: int
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        state = "intact" if self.ok else f"{len(self.problems)} problems"
+        head = f"{self.out}: {state}; {self.num_shards} good shards, {self.num_samples} samples"
+        return "\n".join([f"{head}, {self.num_skipped} skipped, {self.bytes / 1e6:.1f} MB", *self.problems])
+
+
+def verify(out: str | Path, full: bool = True) -> VerifyReport:
+    """Checks everything that ``encode`` wrote.
+
+    Args:
+        out: What ``encode`` wrote into.
+        full: Read every shard, to compare hashes and open each sample; False compares sizes and records only.
+
+    Raises:
+        ShardError: there is no such directory. Damage is reported, not raised.
+    """
+    out = Path(out)
+    if not out.is_dir():
+        raise ShardError(f"{out} is not a directory of token shards: nothing is there, or a file")
+    try:
+        marks, plan, spec = Fingerprint.read(out), read_plan(out), read_spec(out)
+        box = container(str(marks.fields.get("container")))
+    except ShardError as error:
+        return VerifyReport(out, 0, 0, 0, 0, (str(error),))
+    problems = list(_description_problems(out, marks, plan, spec))
+    good: list[Sidecar] = []
+    for shard in range(plan.num_shards):
+        try:
+            good.append(_check_shard(out, shard, marks, plan, spec, box, full))
+        except ShardError as error:
+            problems.append(str(error))
+    problems += _foreign_files(out, plan, box)
+    problems += _index_problems(out, good, plan, marks)
+    return VerifyReport(
+        out=out,
+        num_shards=len(good),
+        num_samples=sum(s.n_out for s in good),
+        num_skipped=sum(len(s.skipped) for s in good),
+        bytes=sum(s.bytes for s in good),
+        problems=tuple(problems),
+    )
+
+
+def _description_problems(out: Path, marks: Fingerprint, plan: Plan, spec: TokenizerSpec) -> Iterator[str]:
+    planned = {
+        "plan.num_samples": plan.num_samples,
+        "plan.shard_size": plan.shard_size,
+        "plan.keys_sha256": plan.keys_hash,
+    }
+    for name, value in planned.items():
+        if marks.fields.get(name) != value:
+            yield f"{out / 'plan.json'} is not the plan of this run: {name} differs from the fingerprint"
+    if marks.fields.get("weights_hash") != spec.weights_hash:
+        yield f"{out / 'spec.json'} is not the spec of this run: weights_hash differs from the fingerprint"
+
+
+def _check_shard(
+    out: Path, shard: int, marks: Fingerprint, plan: Plan, spec: TokenizerSpec, box: Container, full: bool
+) -> Sidecar:
+    path = out / shard_name(shard, box.suffix)
+    record = sidecar_path(out, shard)
+    if not record.exists():
+        state = "has no record beside it" if path.exists() else "is missing"
+        raise ShardError(f"{path} {state}: run encode again")
+    sidecar = Sidecar.read(record)
+    if sidecar.file != path.name:
+        raise ShardError(f"{record} is about another file, {sidecar.file}")
+    if sidecar.fingerprint != marks.sha256:
+        raise ShardError(f"{path} belongs to another run: its record has another fingerprint")
+    numbers = plan.numbers(shard)
+    if sidecar.n_in != len(numbers):
+        raise ShardError(f"{record} counts {sidecar.n_in} images, the plan has {len(numbers)}")
+    keys = plan.keys[numbers.start : numbers.stop]
+    strangers = sorted(set(sidecar.skipped) - set(keys))
+    if strangers:
+        raise ShardError(f"{record} skips {strangers[0]!r}, which is not in this shard")
+    try:
+        size = path.stat().st_size
+        if size != sidecar.bytes:
+            raise ShardError(f"{path} has {size} bytes, its record says {sidecar.bytes}")
+        if full and hash_file(path)[0] != sidecar.sha256:
+            raise ShardError(f"{path} is damaged: its hash is not the one in its record")
+    except OSError as error:
+        raise ShardError(f"{path} cannot be read: {error.strerror}") from error
+    if full:
+        expected = [number for number, key in zip(numbers, keys, strict=True) if key not in sidecar.skipped]
+        _check_samples(path, sidecar, expected, plan, spec, box)
+    return sidecar
+
+
+def _check_samples(
+    path: Path, sidecar: Sidecar, expected: list[int], plan: Plan, spec: TokenizerSpec, box: Container
+) -> None:
+    shard = box.open(path)
+    if shard.numbers.tolist() != expected:
+        raise ShardError(
+            f"{path} holds {len(shard.numbers)} samples, not the {len(expected)} of plan and record"
+        )
+    num_tokens = 0
+    for position, number in enumerate(expected):
+        sample = shard.read(position)
+        if sample.meta["key"] != plan.keys[number]:
+            raise ShardError(
+                f"{path}: sample {number} is {sample.meta['key']!r}, the plan says {plan.keys[number]!r}"
+            )
+        num_tokens += _check_tokens(path, sample, spec)
+    if num_tokens != sidecar.num_tokens:
+        raise ShardError(f"{path} holds {num_tokens} tokens, its record says {sidecar.num_tokens}")
+
+
+def _check_tokens(path: Path, sample: Sample, spec: TokenizerSpec) -> int:
+    if set(sample.arrays) != {stream.name for stream in spec.streams}:
+        raise ShardError(
+            f"{path}: sample {sample.number} has streams {sorted(sample.arrays)}, the spec has others"
+        )
+    for stream in spec.streams:
+        array = sample.arrays[stream.name]
+        if array.dtype.kind == "u" and (
+            stream.codebook_size is None or int(array.max(initial=0)) >= stream.codebook_size
+        ):
+            raise ShardError(
+                f"{path}: sample {sample.number} has an index outside [0, {stream.codebook_size})"
+            )
+    return sum(len(array) for array in sample.arrays.values())
+
+
+def _foreign_files(out: Path, plan: Plan, box: Container) -> Iterator[str]:
+    own = {shard_name(i, suffix) for i in range(plan.num_shards) for suffix in (box.suffix, ".json")}
+    for path in sorted(out.glob("shard-*")):
+        if path.name not in own:
+            yield f"{path} is not in the plan: it does not belong here"
+
+
+def _index_problems(out: Path, good: list[Sidecar], plan: Plan, marks: Fingerprint) -> Iterator[str]:
+    path = out / INDEX_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        # the index comes last: without it a run that has not ended is in order
+        if len(good) == plan.num_shards:
+            yield f"{path} cannot be read: {error.strerror}; run encode again to rebuild it"
+        return
+    except UnicodeDecodeError:
+        yield f"{path} is damaged: it is not text; run encode again to rebuild it"
+        return
+    if text != index_text(good, plan, marks.sha256):
+        if len(good) < plan.num_shards:
+            yield f"{path} names shards that are missing or damaged"
+        else:
+            yield f"{path} does not agree with the shards; run encode again to rebuild it"

@@ -1,0 +1,225 @@
+"""All that a consumer of tokens must know about a tokenizer, as frozen data that is JSON both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+
+from vistok.errors import TokenizerError
+
+FORMAT_VERSION = 1
+
+T = TypeVar("T", bound="JSONData")
+
+
+class JSONData:
+    """A frozen dataclass that is JSON both ways and refuses unknown fields."""
+
+    def to_json_data(self) -> dict[str, Any]:
+        """The fields as plain dicts, lists and scalars."""
+        return typing.cast("dict[str, Any]", json.loads(json.dumps(dataclasses.asdict(self))))  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json_data(cls: type[T], data: dict[str, Any]) -> T:
+        """Builds it from plain data.
+
+        Raises:
+            TokenizerError: unknown or missing fields.
+        """
+        hints = typing.get_type_hints(cls)
+        names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(data) - names)
+        if unknown:
+            raise TokenizerError(f"{cls.__name__} has no field {unknown[0]!r}; was this file written by a newer vistok?")
+        try:
+            return cls(**{key: _restore(hints[key], value) for key, value in data.items()})
+        except (TypeError, ValueError) as error:
+            raise TokenizerError(f"{cls.__name__} cannot be read: {error}") from error
+
+
+def _restore(hint: Any, value: Any) -> Any:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _restore(next(a for a in get_args(hint) if a is not type(None)), value)
+    if origin is tuple:
+        inner = get_args(hint)
+        hints = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
+        return tuple(_restore(h, v) for h, v in zip(hints, value, strict=True))
+    if isinstance(hint, type) and issubclass(hint, JSONData):
+        return hint.from_json_data(value)
+    return value
+
+
+@dataclass(frozen=True)
+class ImagePolicy(JSONData):
+    """How an image becomes a tensor (3, H, W) in [-1, 1].
+
+    Args:
+        size: Fixed (H, W) in pixels; None keeps the image's own size.
+        fit: What happens to an image that has another size: ``crop`` resizes the short side (only where it is too
+            small or ``size`` is set) and cuts the centre; ``resize`` stretches to the nearest permitted size; ``pad`` adds
+            background on the right and below; ``refuse`` raises.
+        interpolation: ``bicubic``, ``lanczos``, ``bilinear`` or ``nearest``, always antialiased.
+        background: RGB in [0, 255] that transparent pixels are composited on, and the colour of padding.
+        max_pixels: Images with more pixels than this are refused before they are decoded.
+    """
+
+    size: tuple[int, int] | None = None
+    fit: Literal["crop", "resize", "pad", "refuse"] = "crop"
+    interpolation: Literal["bicubic", "lanczos", "bilinear", "nearest"] = "bicubic"
+    background: tuple[int, int, int] = (255, 255, 255)
+    max_pixels: int = 100_000_000
+
+
+@dataclass(frozen=True)
+class StreamSpec(JSONData):
+    """One token grid: what its tokens are and how they lie.
+
+    Args:
+        name: ``pixel`` unless a tokenizer has several.
+        role: What the tokens carry.
+        quantizer: Class name of the quantizer.
+        codebook_size: K, the number of values of each index; None for a continuous stream.
+        dim: Channels D of one quantized vector.
+        num_groups: S, indices per position: product groups, residual stages, or 1.
+        combinator: How the S indices of a position relate.
+        levels: FSQ steps per channel, first one least significant; empty otherwise.
+        metric: ``euclid`` or ``cosine`` for a learned codebook; empty otherwise.
+        topology: ``2d``, ``1d``, ``multiscale`` or ``ragged``.
+        factor: Downsampling factor H / h; 0 where the grid does not depend on the image size.
+        order: Order of positions along N.
+        scales: Side lengths of a multi-scale schedule; empty otherwise.
+        max_tokens: Upper bound of N; 0 where there is none.
+    """
+
+    name: str = "pixel"
+    role: Literal["pixel", "semantic", "fused"] = "pixel"
+    quantizer: str = ""
+    codebook_size: int | None = None
+    dim: int = 0
+    num_groups: int = 1
+    combinator: str = "single"
+    levels: tuple[int, ...] = ()
+    metric: str = ""
+    topology: Literal["2d", "1d", "multiscale", "ragged"] = "2d"
+    factor: int = 0
+    order: Literal["raster", "causal", "reversed"] = "raster"
+    scales: tuple[int, ...] = ()
+    max_tokens: int = 0
+
+    def grid(self, height: int, width: int) -> tuple[int, ...]:
+        """The token grid of an image of that many pixels."""
+        return (height // self.factor, width // self.factor)
+
+
+@dataclass(frozen=True)
+class LatentSpec(JSONData):
+    """Continuous latents: what ``Encoded.latents`` holds.
+
+    Args:
+        channels: D.
+        layout: Always position-major (B, N, D).
+        sample: Whether ``encode`` samples by default (False takes the mode).
+        shift: Subtracted from raw latents, one value or one per channel.
+        scale: Multiplied after the shift, so that latents = (raw - shift) * scale.
+    """
+
+    channels: int
+    layout: Literal["BND"] = "BND"
+    sample: bool = False
+    shift: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class FeatureSpec(JSONData):
+    """Dims of what a downstream model can read: post-quantization, per depth, semantic, text; 0 where absent."""
+
+    quantized: int = 0
+    depthwise: int = 0
+    semantic: int = 0
+    text: int = 0
+
+
+@dataclass(frozen=True)
+class DecodingSpec(JSONData):
+    """What ``decode`` gives: pixels, features, or nothing without an external model; and extra inputs by name."""
+
+    kind: Literal["pixels", "features", "external"] = "pixels"
+    extra_inputs: tuple[str, ...] = ()
+    deterministic: bool = True
+
+
+@dataclass(frozen=True)
+class NumericsSpec(JSONData):
+    """Types: of indices, of saved weights, of quantization (always float32); how ties are broken."""
+
+    indices: str = "int64"
+    weights: str = "float32"
+    quantization: str = "float32"
+    ties: str = "lowest index"
+
+
+@dataclass(frozen=True)
+class TokenizerSpec(JSONData):
+    """Everything that a consumer must know about a tokenizer; nothing else can be inferred from the weights.
+
+    ``weights_hash`` is the sha256 over all tensors (name, dtype, shape, bytes, by name), so equal hashes and an equal
+    ``model`` section in config.json mean equal tokens.
+    """
+
+    name: str
+    kind: Literal["discrete", "continuous", "both"]
+    streams: tuple[StreamSpec, ...]
+    image: ImagePolicy = field(default_factory=ImagePolicy)
+    multiple_of: int = 1
+    features: FeatureSpec = field(default_factory=FeatureSpec)
+    latents: LatentSpec | None = None
+    decoding: DecodingSpec = field(default_factory=DecodingSpec)
+    numerics: NumericsSpec = field(default_factory=NumericsSpec)
+    licence: str = "unknown"
+    weights_hash: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    metrics: tuple[dict[str, Any], ...] = ()
+    format_version: int = FORMAT_VERSION
+
+    MAIN_STREAM: ClassVar[int] = 0
+
+    @property
+    def main(self) -> StreamSpec:
+        """The first stream: what the shortcuts ``Encoded.indices`` and ``Encoded.grid`` mean."""
+        return self.streams[self.MAIN_STREAM]
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The spec as JSON text with sorted keys."""
+        return json.dumps(self.to_json_data(), indent=indent, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> TokenizerSpec:
+        """Reads what ``to_json`` wrote.
+
+        Raises:
+            TokenizerError: not JSON, unknown or missing fields, or a format version from the future.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise TokenizerError(f"the spec is not JSON: {error}") from error
+        version = data.get("format_version", 0)
+        if version > FORMAT_VERSION:
+            raise TokenizerError(f"the spec has format version {version}, this vistok reads up to {FORMAT_VERSION}: upgrade vistok")
+        return cls.from_json_data(data)
+
+
+def index_dtype(codebook_size: int) -> str:
+    """The smallest unsigned integer type that holds indices in [0, codebook_size): uint8, uint16, uint32 or uint64."""
+    for bits in (8, 16, 32):
+        if codebook_size <= 1 << bits:
+            return f"uint{bits}"
+    return "uint64"

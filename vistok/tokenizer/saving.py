@@ -1,0 +1,197 @@
+"""Tokenizers on disk and on the Hub: strict, safetensors and JSON only, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from vistok.errors import TokenizerError
+from vistok.recorded import build
+from vistok.spec import FORMAT_VERSION, ImagePolicy, TokenizerSpec
+from vistok.tokenizer.weights_hash import exported_state
+
+if TYPE_CHECKING:
+    from vistok.tokenizer.tokenizer import Tokenizer
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def save(tokenizer: Tokenizer, folder: str | Path) -> None:
+    """Writes a tokenizer into a folder of its own, by a temporary folder beside it and a rename.
+
+    Raises:
+        TokenizerError: a place that cannot be written, or a folder that holds something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / CONFIG).is_file())):
+        raise TokenizerError(f"{folder} exists and is not a tokenizer: choose another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise TokenizerError(f"{folder} cannot be written: {error.strerror or error}") from error
+    try:
+        _write(tokenizer, staged)
+        staged.chmod(0o755)
+        if folder.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            folder.rename(retired / "tokenizer")
+            staged.rename(folder)
+            shutil.rmtree(retired)
+        else:
+            staged.rename(folder)
+    except OSError as error:
+        raise TokenizerError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def load(source: str | Path, *, device: str | torch.device = "cpu") -> Tokenizer:
+    """A tokenizer from a folder, or from the Hugging Face Hub by its id, in evaluation mode.
+
+    Only classes that vistok exports are built, only safetensors are read, every key must match, and the weights must
+    be those that the spec was written for.
+
+    Raises:
+        TokenizerError: nothing there, a missing, unknown or misshapen key, weights that are not finite or not the spec's.
+    """
+    folder = _locate(source)
+    config = _read_config(folder)
+    tokenizer = _build(config, folder)
+    _fill(tokenizer, folder)
+    spec = TokenizerSpec.from_json(json.dumps(config["spec"]))
+    tokenizer.provenance, tokenizer.licence = spec.provenance, spec.licence
+    if tokenizer.spec.weights_hash != spec.weights_hash:
+        raise TokenizerError(f"{folder / WEIGHTS} does not hold the weights that {CONFIG} describes: one of them was changed; fetch both again")
+    return tokenizer.to(device)
+
+
+def push_to_hub(tokenizer: Tokenizer, repo_id: str, *, private: bool = False) -> str:
+    """Uploads a tokenizer and returns its address; see ``Tokenizer.push_to_hub``."""
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise TokenizerError("uploading needs huggingface_hub: pip install 'vistok[hub]'") from error
+    with tempfile.TemporaryDirectory() as room:
+        save(tokenizer, Path(room) / "tokenizer")
+        try:
+            api = HfApi()
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=Path(room) / "tokenizer"))
+        except Exception as error:
+            raise TokenizerError(f"{repo_id} cannot be uploaded: {_first_line(error)}; log in with `hf auth login`") from error
+
+
+def exported_classes() -> dict[str, type]:
+    """The classes that a config may name: what the backbones, quantizers and the tokenizer export, nothing else."""
+    from vistok import backbones, quantizers
+    from vistok.tokenizer.tokenizer import Tokenizer
+
+    found: dict[str, type] = {"Tokenizer": Tokenizer, "ImagePolicy": ImagePolicy}
+    for package in (backbones, quantizers):
+        found.update({n: getattr(package, n) for n in package.__all__ if isinstance(getattr(package, n), type)})
+    return found
+
+
+def _write(tokenizer: Tokenizer, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    import vistok
+
+    state = {name: value.detach().cpu().contiguous() for name, value in exported_state(tokenizer).items()}
+    save_file({name: value.clone() for name, value in state.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    config = {
+        "format_version": FORMAT_VERSION,
+        "vistok": vistok.__version__,
+        "model": tokenizer.to_config(),
+        "spec": tokenizer.spec.to_json_data(),
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _locate(source: str | Path) -> Path:
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise TokenizerError(f"{source} is a file: give the folder that holds {CONFIG} and {WEIGHTS}")
+    parts = str(source).split("/")
+    if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
+        raise TokenizerError(f"no tokenizer at {source}: there is no such folder")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise TokenizerError(f"no folder {source}; to load it from the Hub: pip install 'vistok[hub]'") from error
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS]))
+    except Exception as error:
+        raise TokenizerError(f"no folder {source}, and the Hub does not give it: {_first_line(error)}") from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise TokenizerError(f"{folder} is not a tokenizer: it has no {CONFIG}")
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path} is damaged: {_first_line(error)}") from error
+    if not isinstance(config, dict) or not {"model", "spec", "format_version"} <= set(config):
+        raise TokenizerError(f"{path} is not a vistok config: it needs model, spec and format_version")
+    if not isinstance(config["format_version"], int) or config["format_version"] > FORMAT_VERSION:
+        raise TokenizerError(f"{path} has format version {config['format_version']}, this vistok reads up to {FORMAT_VERSION}: upgrade vistok")
+    return config
+
+
+def _build(config: dict[str, Any], folder: Path) -> Tokenizer:
+    # weights are filled in afterwards, so drawing random ones would be wasted, and must not disturb the caller's draws
+    with torch.random.fork_rng(devices=[]):
+        tokenizer: Tokenizer = build(config["model"], exported_classes())
+    if type(tokenizer).__name__ != "Tokenizer":
+        raise TokenizerError(f"{folder / CONFIG} describes a {type(tokenizer).__name__}, not a tokenizer")
+    return tokenizer.eval()
+
+
+def _fill(tokenizer: Tokenizer, folder: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise TokenizerError(f"{folder} is incomplete: it has no {WEIGHTS}")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise TokenizerError(f"{path} is damaged: {_first_line(error)}") from error
+    wanted = exported_state(tokenizer)
+    for names, word in ((sorted(set(wanted) - set(weights)), "lacks"), (sorted(set(weights) - set(wanted)), "has an unknown")):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise TokenizerError(f"{path} {word} key {names[0]!r}{more}: the weights do not belong to this {CONFIG}")
+    for name, value in weights.items():
+        if value.shape != wanted[name].shape:
+            raise TokenizerError(f"{path}: {name} has shape {tuple(value.shape)}, the model needs {tuple(wanted[name].shape)}")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise TokenizerError(f"{path}: {name} holds NaN or Inf: the training that made it diverged")
+    _cast_like(tokenizer, weights)
+    tokenizer.load_state_dict(weights, strict=False)
+    prepared = getattr(tokenizer.quantizer, "prepared", None)
+    if isinstance(prepared, torch.Tensor):
+        prepared.fill_(True)
+
+
+def _cast_like(tokenizer: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    # a tokenizer saved in bfloat16 comes back in bfloat16, tensor by tensor
+    for name, value in list(tokenizer.named_parameters()) + list(tokenizer.named_buffers()):
+        if name in weights and weights[name].dtype != value.dtype:
+            value.data = value.data.to(weights[name].dtype)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

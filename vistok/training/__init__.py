@@ -1,0 +1,26 @@
+"""Training: the Lightning module, its data and callbacks, and what turns a recipe into a run."""
+
+from vistok.training.data import ImageData
+from vistok.training.ema import EMA
+from vistok.training.images import ImageLog
+from vistok.training.module import TokenizerModule
+from vistok.training.optimizer import OptimizerSettings
+from vistok.training.progress import LiveBar
+from vistok.training.run import build, fit
+from vistok.training.saving import Checkpoint, SaveTokenizer, StopOnCtrlC
+from vistok.training.usage import UsageMonitor
+
+__all__ = [
+    "EMA",
+    "Checkpoint",
+    "ImageData",
+    "ImageLog",
+    "LiveBar",
+    "OptimizerSettings",
+    "SaveTokenizer",
+    "StopOnCtrlC",
+    "TokenizerModule",
+    "UsageMonitor",
+    "build",
+    "fit",
+]

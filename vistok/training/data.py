@@ -1,0 +1,150 @@
+"""Training and validation images for the Trainer, in an order that depends on the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+
+from vistok.data import PositionSampler, RandomCrops, open_images
+from vistok.errors import DataError, RecipeError
+from vistok.spec import ImagePolicy
+from vistok.training.guard import refuse_bad_images
+
+if TYPE_CHECKING:
+    from vistok.training.module import TokenizerModule
+
+Item = dict[str, Any]
+
+
+class Stream(IterableDataset[list[Item]]):
+    """Batches of one process without end, worker by worker in turn; equal at any number of workers.
+
+    An iterable dataset, because Lightning would replace the sampler of any other under DDP.
+
+    Args:
+        items: Items by position.
+        sampler: Which positions make a batch.
+    """
+
+    def __init__(self, items: RandomCrops, sampler: PositionSampler) -> None:
+        super().__init__()
+        self.items, self.sampler = items, sampler
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        index, stride = _worker()
+        while True:
+            yield [self.items[position] for position in self.sampler.batch(index)]
+            index += stride
+
+
+class Share(IterableDataset[list[Item]]):
+    """Every item once over all processes: this one's share of a dataset, without repeats to fill it up."""
+
+    def __init__(self, items: Any, rank: int, world_size: int) -> None:
+        super().__init__()
+        self.items, self.rank, self.world_size = items, rank, world_size
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        worker, num_workers = _worker()
+        for index in range(self.rank + worker * self.world_size, len(self.items), num_workers * self.world_size):
+            yield [self.items[index]]
+
+
+class ImageData(pl.LightningDataModule):
+    """Random crops to train on, and whole held-out images to validate on.
+
+    What is meant by ``train`` and ``val``: ``photos:train``, ``photos:held_out``, ``procedural:100``, a folder, .tar files; see
+    ``vistok.data.open_images``. A batch depends on the seed and its number only, so a run resumes in the middle of
+    an epoch; there are no epochs, the Trainer counts steps.
+
+    Args:
+        train: Images to train on.
+        val: Images to validate on, none of them a training image; None does not validate.
+        size: Side of the crops in pixels.
+        batch_size: Images of a micro-batch over all processes together.
+        scale: Smallest and largest share of an image's short side that a crop covers.
+        flip: Mirror half of the crops.
+        workers: Processes that read images; 0 reads in the training process.
+        seed: Of the crops.
+
+    Raises:
+        RecipeError: sizes out of their range.
+    """
+
+    def __init__(
+        self,
+        train: str = "photos:train",
+        val: str | None = "photos:held_out",
+        size: int = 256,
+        batch_size: int = 16,
+        scale: tuple[float, float] = (0.5, 1.0),
+        flip: bool = True,
+        workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if min(size, batch_size) < 1 or workers < 0:
+            raise RecipeError(f"size and batch_size must be at least 1, workers at least 0: {size}, {batch_size}, {workers}")
+        self.train, self.val, self.size, self.batch_size = train, val, size, batch_size
+        self.scale, self.flip, self.workers, self.seed = scale, flip, workers, seed
+
+    def train_dataloader(self) -> DataLoader[list[Item]]:
+        """Batches from the one that the module's step counter asks for next."""
+        assert self.trainer is not None
+        module: TokenizerModule = self.trainer.lightning_module  # type: ignore[assignment]
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        if self.batch_size % world_size:
+            raise RecipeError(f"batch_size={self.batch_size} cannot be shared by {world_size} processes: make it a multiple")
+        factor = module.tokenizer.encoder.factor
+        if self.size % factor:
+            raise RecipeError(f"size={self.size} is not a multiple of the tokenizer's factor {factor}: change data.size")
+        images = open_images(self.train, policy=ImagePolicy(), multiple_of=1)
+        crops = RandomCrops(images, size=self.size, scale=self.scale, flip=self.flip, seed=self.seed)
+        start = module.step * module.accumulate * self.batch_size
+        sampler = PositionSampler(self.batch_size // world_size, rank, world_size, start)
+        return self._loader(Stream(crops, sampler))
+
+    def val_dataloader(self) -> DataLoader[list[Item]] | list[Any]:
+        """Whole images, one at a time, cut to a multiple of the tokenizer's factor."""
+        assert self.trainer is not None
+        if self.val is None:
+            return []
+        module: TokenizerModule = self.trainer.lightning_module  # type: ignore[assignment]
+        tokenizer = module.tokenizer
+        images = open_images(self.val, policy=tokenizer.image_policy, multiple_of=tokenizer.encoder.factor)
+        if len(images) == 0:
+            raise DataError(f"there are no images in {self.val!r}: change data.val, or set it to null")
+        return self._loader(Share(images, self.trainer.global_rank, self.trainer.world_size))
+
+    def test_dataloader(self) -> DataLoader[list[Item]] | list[Any]:
+        """The same as for validation."""
+        return self.val_dataloader()
+
+    def on_before_batch_transfer(self, batch: Item, dataloader_idx: int) -> Item:
+        """Refuses images that are not finite while they are still on the CPU."""
+        step = getattr(self.trainer.lightning_module, "step", 0) if self.trainer is not None else 0
+        refuse_bad_images(batch["image"], batch["key"], step)
+        return batch
+
+    def _loader(self, batches: IterableDataset[list[Item]]) -> DataLoader[list[Item]]:
+        return DataLoader(
+            batches,
+            batch_size=None,  # what comes is whole batches
+            num_workers=self.workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Items to one batch: images stacked to (B, 3, H, W), keys as a list."""
+    return {"image": default_collate([item["image"] for item in items]), "key": [str(item["key"]) for item in items]}
+
+
+def _worker() -> tuple[int, int]:
+    worker = get_worker_info()
+    return (worker.id, worker.num_workers) if worker is not None else (0, 1)

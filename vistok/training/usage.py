@@ -1,0 +1,56 @@
+"""How much of the codebook training uses: exact counts over a window of steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from vistok.evaluation import CodebookUsage
+
+# 2^24 counters take 128 MB; larger codebooks are grids that are never learned, so nothing in them can die
+_MOST_CODES = 1 << 24
+# indices are gathered on their device and counted together, so that a GPU is waited for rarely: 32 MB
+_MOST_PENDING = 1 << 22
+
+
+class UsageMonitor(pl.Callback):
+    """Logs ``codebook/usage`` and ``codebook/perplexity`` of the training images of each window.
+
+    usage is the share of codes that were chosen at least once, in [0, 1]; perplexity is exp(entropy of the index
+    frequencies), in [1, K]. With several groups or stages both are means over these. Both are exact, over all
+    processes, and start anew with each window. Nothing is logged for a tokenizer without a codebook.
+
+    Args:
+        window: Optimizer steps of a window.
+    """
+
+    def __init__(self, window: int = 100) -> None:
+        self.window = window
+        self._start_anew()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Gathers one micro-batch; at the end of a window counts, logs and starts anew."""
+        indices, size = outputs["indices"], pl_module.tokenizer.quantizer.codebook_size
+        if indices is None or size is None or size > _MOST_CODES:
+            return
+        if self._usage is None:
+            self._usage = CodebookUsage(size, indices.shape[-1])
+        self._pending.append(indices.detach().flatten(0, 1))
+        self._num_steps += bool(outputs["stepped"])
+        finished = self._num_steps >= self.window
+        if finished or sum(part.numel() for part in self._pending) > _MOST_PENDING:
+            self._usage.update(torch.cat(self._pending))
+            self._pending = []
+        if finished:
+            self._usage.reduce()
+            values = {"codebook/usage": self._usage.usage, "codebook/perplexity": self._usage.perplexity}
+            pl_module.log_dict(values, batch_size=1)
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._usage: CodebookUsage | None = None
+        self._pending: list[Tensor] = []
+        self._num_steps = 0
