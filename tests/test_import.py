@@ -14,12 +14,33 @@ def loaded_by(statement):
 
 
 def test_importing_vistok_loads_nothing_heavy():
-    heavy = {"torch", "lightning", "timm", "wandb", "webdataset", "matplotlib", "torchvision", "triton", "skimage", "lpips"}
+    heavy = {
+        "torch",
+        "lightning",
+        "timm",
+        "wandb",
+        "webdataset",
+        "matplotlib",
+        "torchvision",
+        "triton",
+        "skimage",
+        "lpips",
+    }
     assert not heavy & loaded_by("import vistok")
 
 
 def test_loading_a_tokenizer_needs_torch_but_no_training_stack():
-    heavy = {"lightning", "timm", "wandb", "webdataset", "matplotlib", "triton", "skimage", "lpips", "vector_quantize_pytorch"}
+    heavy = {
+        "lightning",
+        "timm",
+        "wandb",
+        "webdataset",
+        "matplotlib",
+        "triton",
+        "skimage",
+        "lpips",
+        "vector_quantize_pytorch",
+    }
     modules = loaded_by("import vistok; vistok.load; vistok.Tokenizer; vistok.Encoded")
     assert "torch" in modules and not heavy & modules
 

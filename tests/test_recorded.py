@@ -23,7 +23,10 @@ CLASSES = {"Part": Part, "ImagePolicy": ImagePolicy}
 def test_arguments_come_back_nested_with_defaults_and_without_what_is_not_saved():
     part = Part(4, inner=Part(2, weights="/secret/path"), policy=ImagePolicy(size=(8, 8)))
     config = part.to_config()
-    assert config["args"]["inner"] == {"class": "Part", "args": {"width": 2, "levels": [2, 3], "inner": None, "policy": None}}
+    assert config["args"]["inner"] == {
+        "class": "Part",
+        "args": {"width": 2, "levels": [2, 3], "inner": None, "policy": None},
+    }
     again = build(config, CLASSES)
     assert (again.width, again.inner.width, again.policy) == (4, 2, ImagePolicy(size=(8, 8)))
 

@@ -37,7 +37,11 @@ class Recorded:
         Raises:
             TokenizerError: an argument that is neither JSON nor a recorded object.
         """
-        arguments = {k: _encode(v, type(self).__name__, k) for k, v in self._arguments.items() if k not in self.not_saved}
+        arguments = {
+            k: _encode(v, type(self).__name__, k)
+            for k, v in self._arguments.items()
+            if k not in self.not_saved
+        }
         return {"class": type(self).__name__, "args": arguments}
 
 
@@ -49,7 +53,9 @@ def build(config: Mapping[str, Any], classes: Mapping[str, type]) -> Any:
     """
     name = config.get("class")
     if not isinstance(name, str) or name not in classes:
-        raise TokenizerError(f"the config names class {name!r}, which vistok does not export; it exports {', '.join(sorted(classes))}")
+        raise TokenizerError(
+            f"the config names class {name!r}, which vistok does not export; it exports {', '.join(sorted(classes))}"
+        )
     cls = classes[name]
     if hasattr(cls, "from_json_data"):
         return cls.from_json_data(config.get("args", {}))
@@ -71,7 +77,9 @@ def _encode(value: Any, owner: str, key: str) -> Any:
         return [_encode(v, owner, key) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TokenizerError(f"{owner} was given {key}={type(value).__name__}, which cannot be saved: pass plain data or a vistok module")
+    raise TokenizerError(
+        f"{owner} was given {key}={type(value).__name__}, which cannot be saved: pass plain data or a vistok module"
+    )
 
 
 def _decode(value: Any, classes: Mapping[str, type]) -> Any:

@@ -34,7 +34,9 @@ class JSONData:
         names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(data) - names)
         if unknown:
-            raise TokenizerError(f"{cls.__name__} has no field {unknown[0]!r}; was this file written by a newer vistok?")
+            raise TokenizerError(
+                f"{cls.__name__} has no field {unknown[0]!r}; was this file written by a newer vistok?"
+            )
         try:
             return cls(**{key: _restore(hints[key], value) for key, value in data.items()})
         except (TypeError, ValueError) as error:
@@ -213,7 +215,9 @@ class TokenizerSpec(JSONData):
             raise TokenizerError(f"the spec is not JSON: {error}") from error
         version = data.get("format_version", 0)
         if version > FORMAT_VERSION:
-            raise TokenizerError(f"the spec has format version {version}, this vistok reads up to {FORMAT_VERSION}: upgrade vistok")
+            raise TokenizerError(
+                f"the spec has format version {version}, this vistok reads up to {FORMAT_VERSION}: upgrade vistok"
+            )
         return cls.from_json_data(data)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 DIMS = (4, 8, 18, 32, 64, 256, 768)
-ONE_PER_TILE = (8, 18, 64, 256)
+ONE_PER_TILE = (8, 18, 256)
 
 
 class Target(NamedTuple):
@@ -63,7 +63,11 @@ class Outcome(NamedTuple):
         if self.spilled_bytes:
             return f"spills {self.spilled_bytes} bytes"
         limit = TARGETS[self.target].shared_limit
-        return f"needs {self.shared_bytes} of {limit} bytes of shared memory" if self.shared_bytes > limit else None
+        return (
+            f"needs {self.shared_bytes} of {limit} bytes of shared memory"
+            if self.shared_bytes > limit
+            else None
+        )
 
 
 def cases(dims: Sequence[int]) -> Iterator[Case]:
@@ -74,7 +78,13 @@ def cases(dims: Sequence[int]) -> Iterator[Case]:
     strides = {"stride_row": "i32", "stride_channel": "i32"}
     for dim in dims:
         tile, narrow = search_tile(dim), sums_tile(dim)
-        pointers = {"latents": "*bf16", "codes": "*fp32", "half_norms": "*fp32", "center": "*fp32", "scale": "*fp32"}
+        pointers = {
+            "latents": "*bf16",
+            "codes": "*fp32",
+            "half_norms": "*fp32",
+            "center": "*fp32",
+            "scale": "*fp32",
+        }
         yield Case(
             "nearest_code_kernel",
             dim,
@@ -92,12 +102,26 @@ def cases(dims: Sequence[int]) -> Iterator[Case]:
     for dim in (dim for dim in dims if dim <= 32):
         rows, width = block(dim)
         constants = {"DIM": dim, "BLOCK_ROWS": rows, "BLOCK_CHANNELS": width}
-        tables = {"shift": "*fp32", "reach": "*fp32", "offset": "*fp32", "half_widths": "*i64", "bases": "*i64"}
+        tables = {
+            "shift": "*fp32",
+            "reach": "*fp32",
+            "offset": "*fp32",
+            "half_widths": "*i64",
+            "bases": "*i64",
+        }
         results = {"quantized": "*fp32", "indices": "*i64", "num_latents": "i32"}
         yield Case("fsq_kernel", dim, {"latents": "*bf16"} | tables | results | strides, constants, {})
-        gradients = {"gradient": "*fp32", "latents": "*bf16", "shift": "*fp32", "slope": "*fp32", "gradient_in": "*bf16"}
+        gradients = {
+            "gradient": "*fp32",
+            "latents": "*bf16",
+            "shift": "*fp32",
+            "slope": "*fp32",
+            "gradient_in": "*bf16",
+        }
         more = {"stride_gradient_row": "i32", "stride_gradient_channel": "i32"}
-        yield Case("fsq_backward_kernel", dim, gradients | {"num_latents": "i32"} | strides | more, constants, {})
+        yield Case(
+            "fsq_backward_kernel", dim, gradients | {"num_latents": "i32"} | strides | more, constants, {}
+        )
 
 
 def compile_case(case: Case, target: str) -> Outcome:
@@ -111,7 +135,9 @@ def compile_case(case: Case, target: str) -> Outcome:
 
     function = getattr(vq_kernels, case.kernel, None) or getattr(fsq_kernels, case.kernel)
     signature = case.signature | dict.fromkeys(case.constants, "constexpr")
-    source = ASTSource(function, signature={n: signature[n] for n in function.arg_names}, constexprs=case.constants)
+    source = ASTSource(
+        function, signature={n: signature[n] for n in function.arg_names}, constexprs=case.constants
+    )
     backend, arch, warp_size, _ = TARGETS[target]
     compiled: Any = triton.compile(source, target=GPUTarget(backend, arch, warp_size), options=case.options)
     usage = _usage(compiled.asm["cubin"]) if backend == "cuda" else {}
@@ -128,7 +154,9 @@ def _usage(cubin: bytes) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        printed = subprocess.run([tool, "--dump-resource-usage", path], capture_output=True, text=True, check=True).stdout
+        printed = subprocess.run(
+            [tool, "--dump-resource-usage", path], capture_output=True, text=True, check=True
+        ).stdout
     return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", printed)}
 
 
@@ -145,7 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vistok_kernels.ahead", description=__doc__)
     parser.add_argument("--all", action="store_true", help="every dim, not one for each tile")
     parser.add_argument("--target", action="append", choices=TARGETS, help="only this one; may be repeated")
-    parser.add_argument("--workers", type=int, default=2, help="processes that compile (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes that compile (default: %(default)s)"
+    )
     arguments = parser.parse_args(argv)
     dims = DIMS if arguments.all else ONE_PER_TILE
     num_faults = 0

@@ -26,7 +26,9 @@ def check_floating(tensor: Tensor, name: str) -> None:
         ValueError: a dtype that is not a real floating-point one.
     """
     if not tensor.is_floating_point():
-        raise ValueError(f"{name} have dtype {tensor.dtype}, it must be a floating-point one; convert with .float()")
+        raise ValueError(
+            f"{name} have dtype {tensor.dtype}, it must be a floating-point one; convert with .float()"
+        )
 
 
 def computing_dtype(tensor: Tensor) -> torch.dtype:

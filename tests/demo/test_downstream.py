@@ -16,7 +16,9 @@ def stripes(count: int, seed: int) -> torch.Tensor:
 def small_model(train: torch.Tensor, dropout: float = 0.0) -> TokenTransformer:
     torch.manual_seed(0)
     vectors = torch.randn(CODES, 6)
-    return TokenTransformer(vectors, frequencies(train, CODES), (4, 4), width=32, depth=2, num_heads=2, dropout=dropout)
+    return TokenTransformer(
+        vectors, frequencies(train, CODES), (4, 4), width=32, depth=2, num_heads=2, dropout=dropout
+    )
 
 
 def test_training_starts_at_the_unigram_loss():
@@ -55,7 +57,7 @@ def test_samples_are_token_grids_that_depend_on_the_seed_only():
     assert first.shape == (3, 16) and first.dtype == torch.int64
     assert torch.equal(first, again)
     assert not torch.equal(first, model.sample(3, top_k=4, seed=6))
-    assert 0 <= int(first.min()) and int(first.max()) < CODES
+    assert int(first.min()) >= 0 and int(first.max()) < CODES
 
 
 def test_top_k_of_one_draws_the_most_likely_token():
@@ -72,7 +74,9 @@ def test_the_unigram_cost_of_uniform_tokens_is_the_logarithm_of_the_codebook_siz
 
 
 def test_a_token_unseen_in_training_has_a_finite_unigram_cost():
-    assert unigram_bits(torch.zeros(10, dtype=torch.int64), torch.tensor([1]), 2) == pytest.approx(3.585, abs=1e-3)
+    assert unigram_bits(torch.zeros(10, dtype=torch.int64), torch.tensor([1]), 2) == pytest.approx(
+        3.585, abs=1e-3
+    )
 
 
 def test_a_budget_without_limits_is_refused():

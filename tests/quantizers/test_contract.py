@@ -38,7 +38,7 @@ def test_shapes_types_and_ranges(cls):
         else:
             expected = shape if quantizer.num_groups == 1 else (*shape, quantizer.num_groups)
             assert output.indices.shape == expected and output.indices.dtype == torch.int64
-            assert 0 <= int(output.indices.min()) and int(output.indices.max()) < quantizer.codebook_size
+            assert int(output.indices.min()) >= 0 and int(output.indices.max()) < quantizer.codebook_size
 
 
 @each
@@ -159,4 +159,6 @@ def test_update_after_a_training_step_keeps_everything_finite(cls):
     for _ in range(3):
         quantizer(latents(quantizer))
         quantizer.update()
-    assert all(value.isfinite().all() for value in quantizer.state_dict().values() if value.is_floating_point())
+    assert all(
+        value.isfinite().all() for value in quantizer.state_dict().values() if value.is_floating_point()
+    )

@@ -26,7 +26,9 @@ def test_losses_are_the_closed_form_and_move_their_own_side_only():
     torch.testing.assert_close(output.losses["codebook"], expected)
     (from_commitment,) = torch.autograd.grad(output.losses["commitment"], latent, retain_graph=True)
     torch.testing.assert_close(from_commitment, (2 * (latent - code) / latent.numel()).detach())
-    assert torch.autograd.grad(output.losses["commitment"], quantizer.codebook, allow_unused=True, retain_graph=True) == (None,)
+    assert torch.autograd.grad(
+        output.losses["commitment"], quantizer.codebook, allow_unused=True, retain_graph=True
+    ) == (None,)
     assert torch.autograd.grad(output.losses["codebook"], latent, allow_unused=True) == (None,)
 
 
@@ -47,7 +49,11 @@ def test_the_rotation_trick_rotates_and_scales_the_gradient():
     torch.testing.assert_close(output.quantized, code)
     # a gradient along the code comes back along the latent, scaled by |code| / |latent|
     (output.quantized * F.normalize(code, dim=-1)).sum().backward()
-    expected = F.normalize(latent.detach(), dim=-1) * code.norm(dim=-1, keepdim=True) / latent.detach().norm(dim=-1, keepdim=True)
+    expected = (
+        F.normalize(latent.detach(), dim=-1)
+        * code.norm(dim=-1, keepdim=True)
+        / latent.detach().norm(dim=-1, keepdim=True)
+    )
     torch.testing.assert_close(latent.grad, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -108,7 +114,10 @@ def test_kmeans_finds_separated_clusters_and_survives_too_few_rows():
 
 def test_kmeans_rounds_never_raise_the_quantization_error():
     rows = torch.randn(500, 4)
-    errors = [torch.cdist(rows, kmeans(rows, 16, iterations=n)).min(dim=1).values.square().mean() for n in (0, 1, 2, 5, 10)]
+    errors = [
+        torch.cdist(rows, kmeans(rows, 16, iterations=n)).min(dim=1).values.square().mean()
+        for n in (0, 1, 2, 5, 10)
+    ]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.8 * errors[0]
 
 
@@ -122,7 +131,10 @@ def test_a_vq_and_vector_quantize_pytorch_choose_alike():
     assert torch.equal(quantizer(latent).indices, peer(latent)[1])
 
 
-@pytest.mark.parametrize("wrong", [{"metric": "manhattan"}, {"update": "none"}, {"decay": 1.0}, {"codebook_size": 0}, {"estimator": "x"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"metric": "manhattan"}, {"update": "none"}, {"decay": 1.0}, {"codebook_size": 0}, {"estimator": "x"}],
+)
 def test_wrong_arguments_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         VQ(**{"codebook_size": 4, "dim": 2, **wrong})

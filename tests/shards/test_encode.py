@@ -166,14 +166,14 @@ def test_skipped_images_are_counted_and_explained(tokenizer, tmp_path, policy):
 
 
 def test_more_failures_than_allowed_end_the_run(tokenizer, tmp_path):
-    with pytest.raises(ShardError, match="3 of 10 images cannot be encoded, more than max_error_rate=0.2"):
+    with pytest.raises(ShardError, match=r"3 of 10 images cannot be encoded, more than max_error_rate=0\.2"):
         shards.encode(
             tokenizer, named(10, broken=BAD), tmp_path / "out", on_error="skip", max_error_rate=0.2, **OPTIONS
         )
 
 
 def test_fields_that_json_cannot_hold_are_named(tokenizer, tmp_path):
-    with pytest.raises(ShardError, match="'image_0000'.*field of type object"):
+    with pytest.raises(ShardError, match=r"'image_0000'.*field of type object"):
         shards.encode(
             tokenizer, named(2, fields={"image_0000": {"x": object()}}), tmp_path / "out", **OPTIONS
         )

@@ -130,13 +130,13 @@ def test_encode_in_training_mode_equals_evaluation_and_leaves_the_mode():
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (images(33, 48), "33 x 48 is not a multiple of 8"),
+        (images(33, 48), "33 x 48: both sides must be multiples of 8"),
         (images() * float("nan"), "NaN"),
-        (images() * 300, r"must lie in \[-1, 1\]"),
+        (images() * 300, "pixels must be finite and in"),
         (images()[0], "B, 3, H, W"),
         ((images() * 100).to(torch.uint8), "uint8"),
         (images()[:, :1], "B, 3, H, W"),
-        (images()[:, :, :0], "multiple"),
+        (images()[:, :, :0], "not empty"),
     ],
 )
 def test_bad_pixels_are_refused_in_one_line(x, words):
@@ -174,7 +174,9 @@ def test_parts_that_do_not_meet_are_refused_at_construction():
     with pytest.raises(ValueError, match="project_out"):
         Tokenizer(encoder, VQ(8, 8), decoder)
     with pytest.raises(ValueError, match="factor"):
-        Tokenizer(encoder, VQ(8, 8), ConvDecoder(8, channels=8, multipliers=(1, 1), num_res_blocks=1, patch=2))
+        Tokenizer(
+            encoder, VQ(8, 8), ConvDecoder(8, channels=8, multipliers=(1, 1), num_res_blocks=1, patch=2)
+        )
 
 
 class TestDamage:
@@ -211,7 +213,9 @@ class TestDamage:
         with pytest.raises(TokenizerError, match="does not export"):
             vistok.load(folder)
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model": {}, "spec": {}, "format_version": 99}', "\xff\xfe"])
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[]", "{}", '{"model": {}, "spec": {}, "format_version": 99}', "\xff\xfe"]
+    )
     def test_a_damaged_config_is_one_line(self, folder, text):
         (folder / "config.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(TokenizerError) as caught:

@@ -63,7 +63,7 @@ def make_trainer(folder: Path, steps: int, **options: Any) -> pl.Trainer:
         "accelerator": "cpu",
         "devices": 1,
         "logger": False,
-        "enable_checkpointing": False,
+        "enable_checkpointing": "callbacks" in options,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
@@ -77,7 +77,9 @@ def make_trainer(folder: Path, steps: int, **options: Any) -> pl.Trainer:
 def crops_loader(batch_size: int, start: int = 0) -> DataLoader[Any]:
     """The same crops as ``make_data`` trains on, without the data module."""
     crops = RandomCrops(Procedural(5, 24, seed=0), SIDE, scale=(0.5, 1.0))
-    return DataLoader(Stream(crops, PositionSampler(batch_size, start=start)), batch_size=None, collate_fn=collate)
+    return DataLoader(
+        Stream(crops, PositionSampler(batch_size, start=start)), batch_size=None, collate_fn=collate
+    )
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:

@@ -53,7 +53,13 @@ def test_clipping_scales_to_the_norm_and_reports_the_norm_before():
 
 @pytest.mark.parametrize(
     "options",
-    [{"lr": 0.0}, {"min_lr": 1.0}, {"warmup_steps": -1}, {"clip": -1.0}, {"warmup_steps": 10, "cosine_steps": 10}],
+    [
+        {"lr": 0.0},
+        {"min_lr": 1.0},
+        {"warmup_steps": -1},
+        {"clip": -1.0},
+        {"warmup_steps": 10, "cosine_steps": 10},
+    ],
 )
 def test_values_out_of_their_range_are_refused(options):
     with pytest.raises(RecipeError):

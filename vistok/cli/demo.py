@@ -9,9 +9,15 @@ from vistok.cli import OK
 
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("--out", default="runs/demo", metavar="DIR", help="where to write (default: runs/demo)")
-    parser.add_argument("--seconds", type=float, default=None, metavar="N", help="time to train for (default: the recipe's)")
-    parser.add_argument("--photos", default=None, metavar="DIR", help="a folder of your own photographs to train on")
+    parser.add_argument(
+        "--out", default="runs/demo", metavar="DIR", help="where to write (default: runs/demo)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=None, metavar="N", help="time to train for (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--photos", default=None, metavar="DIR", help="a folder of your own photographs to train on"
+    )
 
 
 def run(command: str, arguments: argparse.Namespace) -> int:

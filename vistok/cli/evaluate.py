@@ -14,8 +14,12 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     add_tokenizer(parser)
     add_data(parser)
     parser.add_argument("--json", metavar="FILE", help="also write everything, image by image, to this file")
-    parser.add_argument("--size", type=positive, metavar="PIXELS", help="cut the central square (default: whole images)")
-    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at once (default: 16)")
+    parser.add_argument(
+        "--size", type=positive, metavar="PIXELS", help="cut the central square (default: whole images)"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive, default=16, metavar="N", help="images at once (default: 16)"
+    )
     parser.add_argument(
         "--perceptual",
         default="efficientnet-lite0",

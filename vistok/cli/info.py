@@ -33,7 +33,10 @@ def table(spec: TokenizerSpec) -> str:
         ("name", f"{spec.name} ({spec.kind})"),
         ("weights", f"sha256 {spec.weights_hash[:16]}, {spec.numerics.weights}"),
         ("licence", spec.licence),
-        ("images", f"{size} pixels, multiples of {spec.multiple_of}, fit by {spec.image.fit}, {spec.image.interpolation}"),
+        (
+            "images",
+            f"{size} pixels, multiples of {spec.multiple_of}, fit by {spec.image.fit}, {spec.image.interpolation}",
+        ),
     ]
     rows += [(f"stream {stream.name}", _stream(stream)) for stream in spec.streams]
     if spec.latents is not None:
@@ -57,5 +60,8 @@ def _stream(stream: StreamSpec) -> str:
         parts.append(f"levels {' x '.join(map(str, stream.levels))}")
     if stream.metric:
         parts.append(stream.metric)
-    parts.append(f"{stream.topology} grid" + (f", 1 token per {stream.factor} x {stream.factor} pixels" if stream.factor else ""))
+    parts.append(
+        f"{stream.topology} grid"
+        + (f", 1 token per {stream.factor} x {stream.factor} pixels" if stream.factor else "")
+    )
     return ", ".join(parts)

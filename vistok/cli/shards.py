@@ -13,24 +13,32 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of one of the three commands."""
     if command == "verify":
         parser.add_argument("out", metavar="SHARDS", help="directory that `vistok encode` wrote")
-        parser.add_argument("--quick", action="store_true", help="compare sizes and records only, without reading the shards")
+        parser.add_argument(
+            "--quick", action="store_true", help="compare sizes and records only, without reading the shards"
+        )
         return
     add_tokenizer(parser)
     if command == "encode":
         add_data(parser)
         parser.add_argument("--out", required=True, help="directory to write; an unfinished one is finished")
-        parser.add_argument("--shard-size", type=positive, default=1000, metavar="N", help="images of a shard (default: 1000)")
+        parser.add_argument(
+            "--shard-size", type=positive, default=1000, metavar="N", help="images of a shard (default: 1000)"
+        )
         parser.add_argument(
             "--on-error",
             choices=("raise", "skip", "quarantine"),
             default="raise",
             help="what happens to an image that cannot be encoded (default: raise)",
         )
-        parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images (default: 0)")
+        parser.add_argument(
+            "--workers", type=int, default=0, metavar="N", help="processes that read images (default: 0)"
+        )
     else:
         parser.add_argument("--shards", required=True, help="directory that `vistok encode` wrote")
         parser.add_argument("--out", required=True, help="directory to write PNG files into")
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at once (default: 32)")
+    parser.add_argument(
+        "--batch-size", type=positive, default=32, metavar="N", help="images at once (default: 32)"
+    )
     add_device(parser)
 
 

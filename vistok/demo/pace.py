@@ -44,7 +44,9 @@ class Pace(pl.Callback):
         self._validated = int(_VALIDATIONS * self.elapsed / self.seconds)
         trainer.val_check_batch = _NEVER
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Sets the rest of the schedule from the pace so far."""
         if not outputs["stepped"]:
             return
@@ -83,7 +85,10 @@ class Pace(pl.Callback):
     def _text(self, trainer: pl.Trainer, step: int) -> str:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         seconds = max(time.monotonic() - self._start, 1e-9)
-        parts = [f"{min(self.elapsed, self.seconds):.0f}/{self.seconds:.0f} s", f"{(step - self._first_step) / seconds:.1f} steps/s"]
+        parts = [
+            f"{min(self.elapsed, self.seconds):.0f}/{self.seconds:.0f} s",
+            f"{(step - self._first_step) / seconds:.1f} steps/s",
+        ]
         for name, form in (
             ("val/psnr", "held-out {:.2f} dB"),
             ("codebook/usage", "usage {:.0%}"),
@@ -92,5 +97,9 @@ class Pace(pl.Callback):
         ):
             if name in metrics:
                 parts.append(form.format(metrics[name]))
-        terms = [f"{n[5:]} {v:.3f}" for n, v in metrics.items() if n.startswith("loss/") and n != "loss/total" and not n.endswith(("_step", "_epoch"))]
+        terms = [
+            f"{n[5:]} {v:.3f}"
+            for n, v in metrics.items()
+            if n.startswith("loss/") and n != "loss/total" and not n.endswith(("_step", "_epoch"))
+        ]
         return "  ".join([*parts, f"({' '.join(terms)})" if terms else ""]).rstrip()

@@ -65,7 +65,9 @@ def copy_photographs(folder: Path, into: Path) -> tuple[Sources, dict[str, str]]
                 left_out[keys[index]] = str(error)
                 continue
             if min(image.size) < TILE:
-                left_out[keys[index]] = f"{image.width} x {image.height} pixels are less than a tile of {TILE}"
+                left_out[keys[index]] = (
+                    f"{image.width} x {image.height} pixels are less than a tile of {TILE}"
+                )
                 continue
             name = keys[index].replace("/", "-")
             while (into / split / f"{name}.png").exists():
@@ -76,7 +78,9 @@ def copy_photographs(folder: Path, into: Path) -> tuple[Sources, dict[str, str]]
     for split, number in count.items():
         if not number:
             reason = next(iter(left_out.values()), "there are none")
-            raise DataError(f"{folder} has no usable image to {'train on' if split == 'train' else 'hold out'}: {reason}; add images")
+            raise DataError(
+                f"{folder} has no usable image to {'train on' if split == 'train' else 'hold out'}: {reason}; add images"
+            )
     return Sources(str(into / "train"), str(into / "held_out")), left_out
 
 

@@ -65,7 +65,9 @@ def run(
     state = State.open(out, settings)
     console = Console(num_stages=5, shown=progress)
     if state.done("report"):
-        console.say(f"This demo is finished: open {out / 'report.html'}\nTo run it again, give another --out or delete {out}.")
+        console.say(
+            f"This demo is finished: open {out / 'report.html'}\nTo run it again, give another --out or delete {out}."
+        )
         return _summary_of(out)
     console.say(f"vistok demo in {out}: about {_estimate(seconds)}. Ctrl-C stops it; run it again to go on.")
     try:
@@ -74,7 +76,9 @@ def run(
         raise DemoInterrupted(_kept(state)) from stop
 
 
-def _run_stages(state: State, console: Console, recipe: Path, seconds: float, photos: str | Path | None) -> dict[str, Any]:
+def _run_stages(
+    state: State, console: Console, recipe: Path, seconds: float, photos: str | Path | None
+) -> dict[str, Any]:
     from vistok.demo import stages
 
     done_before = state.seconds.get("total", 0.0)
@@ -100,8 +104,12 @@ def _run_stages(state: State, console: Console, recipe: Path, seconds: float, ph
     job = stages.Job(state.folder, recipe, seconds, sources, console)
     stage("train", f"Train a tokenizer for {seconds:g} s, recipe {recipe.name}", lambda: stages.train(job))
     stage("reconstruct", "Reconstruct photographs that it has never seen", lambda: stages.reconstruct(job))
-    stage("encode", "Encode all photographs to token shards, verify and decode them", lambda: stages.encode(job))
-    stage("learn", f"Train a small transformer on the tokens for {seconds / 2:g} s", lambda: stages.learn(job))
+    stage(
+        "encode", "Encode all photographs to token shards, verify and decode them", lambda: stages.encode(job)
+    )
+    stage(
+        "learn", f"Train a small transformer on the tokens for {seconds / 2:g} s", lambda: stages.learn(job)
+    )
     summary: dict[str, Any] = {}
 
     def report() -> dict[str, Any]:
@@ -162,8 +170,14 @@ def _table(summary: dict[str, Any], out: Path) -> list[tuple[str, str]]:
     return [
         *rows,
         ("codebook usage", f"{summary['usage']:.1%}, perplexity {summary['perplexity']:.0f}"),
-        ("downstream loss", f"{down['loss_bits_per_token']:.2f} bits/token (unigram {down['unigram_bits_per_token']:.2f})"),
-        ("time", f"{summary['total_seconds']:.0f} s, {summary['train_seconds']:.0f} s of it training the tokenizer"),
+        (
+            "downstream loss",
+            f"{down['loss_bits_per_token']:.2f} bits/token (unigram {down['unigram_bits_per_token']:.2f})",
+        ),
+        (
+            "time",
+            f"{summary['total_seconds']:.0f} s, {summary['train_seconds']:.0f} s of it training the tokenizer",
+        ),
         ("tokenizer", f'vistok.load("{out / "tokenizer"}")'),
         ("report", str(out / "report.html")),
     ]
@@ -174,7 +188,9 @@ def _summary_of(out: Path) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise VistokError(f"{path} cannot be read ({type(error).__name__}): delete {out} and run the demo again") from error
+        raise VistokError(
+            f"{path} cannot be read ({type(error).__name__}): delete {out} and run the demo again"
+        ) from error
     return summary
 
 
@@ -188,7 +204,10 @@ def _kept(state: State) -> str:
 
 
 def _check_packages(needs_photos: bool) -> None:
-    for name, package in (("matplotlib", "matplotlib"), *((("skimage", "scikit-image"),) if needs_photos else ())):
+    for name, package in (
+        ("matplotlib", "matplotlib"),
+        *((("skimage", "scikit-image"),) if needs_photos else ()),
+    ):
         if importlib.util.find_spec(name) is None:
             raise VistokError(f"the demo needs {package}, which is not installed: pip install 'vistok[demo]'")
 

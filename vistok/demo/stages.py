@@ -16,6 +16,7 @@ from vistok.demo import downstream
 from vistok.demo.console import Console
 from vistok.demo.photographs import TILE, Sources, photo_name, tiles
 from vistok.demo.state import write_text
+from vistok.demo.transformer import TokenTransformer
 from vistok.errors import VistokError
 from vistok.evaluation import CodebookUsage, evaluate, round_to_uint8
 from vistok.tokenizer import Tokenizer, load
@@ -89,8 +90,12 @@ def train(job: Job) -> dict[str, Any]:
 def reconstruct(job: Job) -> dict[str, Any]:
     """Puts the held-out photographs through the tokenizer and measures what comes back."""
     tokenizer = job.tokenizer()
-    photos = open_images(job.sources.held_out, policy=tokenizer.spec.image, multiple_of=tokenizer.spec.multiple_of)
-    evaluation = evaluate(tokenizer, photos, batch_size=1, perceptual=None, distribution=False, progress=False)
+    photos = open_images(
+        job.sources.held_out, policy=tokenizer.spec.image, multiple_of=tokenizer.spec.multiple_of
+    )
+    evaluation = evaluate(
+        tokenizer, photos, batch_size=1, perceptual=None, distribution=False, progress=False
+    )
     folder = job.out / "held_out"
     folder.mkdir(exist_ok=True)
     pictures = []
@@ -105,7 +110,9 @@ def reconstruct(job: Job) -> dict[str, Any]:
         tokens = [] if encoded.indices is None else encoded.indices_grid()[0].tolist()
         write_text(folder / f"{name}-tokens.json", json.dumps(tokens))
         pictures.append({"photo": name, "psnr": decibels})
-        job.console.result(f"{folder / name}-reconstruction.png: {decibels:.2f} dB PSNR, {image.shape[-1]} x {image.shape[-2]} pixels")
+        job.console.result(
+            f"{folder / name}-reconstruction.png: {decibels:.2f} dB PSNR, {image.shape[-1]} x {image.shape[-2]} pixels"
+        )
     protocol = evaluation.metrics["psnr"].protocol
     return {"pictures": pictures, "psnr": evaluation.metrics["psnr"].value, "protocol": protocol}
 
@@ -125,8 +132,12 @@ def encode(job: Job) -> dict[str, Any]:
     report = vistok.shards.verify(shards)
     if not report.ok:
         raise VistokError(f"{shards} is damaged: {report.problems[0]}; delete it and run the demo again")
-    decoded = vistok.shards.decode(tokenizer, shards, job.out / "decoded", batch_size=64, progress=job.console.shown)
-    job.console.result(f"{shards}: {summary.num_encoded} tiles, {summary.num_tokens} tokens, {summary.bytes / 1e6:.1f} MB; verified")
+    decoded = vistok.shards.decode(
+        tokenizer, shards, job.out / "decoded", batch_size=64, progress=job.console.shown
+    )
+    job.console.result(
+        f"{shards}: {summary.num_encoded} tiles, {summary.num_tokens} tokens, {summary.bytes / 1e6:.1f} MB; verified"
+    )
     job.console.result(f"{decoded.out_dir}: {decoded.num_images} tiles, decoded from the shards")
     usage = count_codes(shards, tokenizer)
     return {
@@ -168,7 +179,10 @@ def learn(job: Job) -> dict[str, Any]:
     budget = downstream.Budget(seconds=job.seconds / 2)
 
     def told(step: int, share: float, bits: float, point: downstream.Point) -> None:
-        bar.show(share, f"step {step}  {bits:.2f} bits/token  held-out {point.held_out_bits:.2f}  (unigram {unigram:.2f})")
+        bar.show(
+            share,
+            f"step {step}  {bits:.2f} bits/token  held-out {point.held_out_bits:.2f}  (unigram {unigram:.2f})",
+        )
 
     with job.console.bar() as bar:
         points = downstream.fit(model, train, held_out, budget, told)
@@ -176,7 +190,9 @@ def learn(job: Job) -> dict[str, Any]:
     paths = _draw(model, tokenizer, job.out / "samples", side)
     last = points[-1]
     verdict = "below" if last.held_out_bits < unigram else "NOT below"
-    job.console.result(f"{last.held_out_bits:.2f} bits per held-out token, {verdict} the {unigram:.2f} bits of the unigram distribution")
+    job.console.result(
+        f"{last.held_out_bits:.2f} bits per held-out token, {verdict} the {unigram:.2f} bits of the unigram distribution"
+    )
     job.console.result(f"{job.out / 'samples'}: {len(paths)} drawn tiles")
     return {
         "loss_bits_per_token": last.held_out_bits,
@@ -200,7 +216,7 @@ def _write_points(path: Path, points: list[downstream.Point]) -> None:
         writer.writerows([p.step, p.train_bits, p.held_out_bits] for p in points)
 
 
-def _draw(model: downstream.TokenTransformer, tokenizer: Tokenizer, folder: Path, side: int) -> list[Path]:
+def _draw(model: TokenTransformer, tokenizer: Tokenizer, folder: Path, side: int) -> list[Path]:
     indices = model.sample(NUM_SAMPLES, temperature=1.0, top_k=TOP_K)
     with torch.inference_mode():
         pixels = tokenizer.decode(indices=indices.unsqueeze(-1), grid=(side, side))

@@ -42,22 +42,32 @@ class State:
         if not path.exists():
             strangers = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
             if strangers:
-                raise VistokError(f"{folder} holds {strangers[0]!r} and no demo: give a new directory with --out")
+                raise VistokError(
+                    f"{folder} holds {strangers[0]!r} and no demo: give a new directory with --out"
+                )
             state = cls(folder, settings)
             state.save()
             return state
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             known = cls(folder, data["settings"], data["stages"], data["seconds"])
-            readable = data["format"] == _FORMAT and all(isinstance(known.__dict__[k], dict) for k in ("settings", "stages", "seconds"))
+            readable = data["format"] == _FORMAT and all(
+                isinstance(known.__dict__[k], dict) for k in ("settings", "stages", "seconds")
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise VistokError(f"{path} is damaged ({type(error).__name__}): delete {folder} or give another --out") from error
+            raise VistokError(
+                f"{path} is damaged ({type(error).__name__}): delete {folder} or give another --out"
+            ) from error
         if not readable:
-            raise VistokError(f"{path} is of another version of vistok: delete {folder} or give another --out")
+            raise VistokError(
+                f"{path} is of another version of vistok: delete {folder} or give another --out"
+            )
         for name in sorted(settings.keys() | known.settings.keys()):
             mine, there = settings.get(name), known.settings.get(name)
             if mine != there:
-                raise VistokError(f"{folder} holds a demo with {name}={there}, not {mine}: give another --out, or delete it")
+                raise VistokError(
+                    f"{folder} holds a demo with {name}={there}, not {mine}: give another --out, or delete it"
+                )
         return known
 
     def done(self, stage: str) -> bool:
@@ -95,4 +105,6 @@ def write_text(path: Path, text: str) -> None:
         temp.write_text(text, encoding="utf-8")
         temp.replace(path)
     except OSError as error:
-        raise VistokError(f"{path} cannot be written: {error.strerror or error}; give another directory with --out") from error
+        raise VistokError(
+            f"{path} cannot be written: {error.strerror or error}; give another directory with --out"
+        ) from error

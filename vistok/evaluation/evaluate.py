@@ -185,7 +185,7 @@ class _Run:
         metrics: dict[str, Metric] = {}
         protocols = {
             "psnr": f"{pixels}:range1:cap{PSNR_CAP:g}",
-            "ssim": f"{pixels}:range1:gauss{WINDOW}-1.5:rgb",
+            "ssim": f"{pixels}:range1:gauss{WINDOW}-1.5:valid:rgb",
             self._perceptual_metric: f"{pixels}:{self.perceptual_name}",
             "bits_per_pixel": view,
         }
@@ -276,6 +276,8 @@ def _view(dataset: Images, size: int | None) -> str:
     """How images were cut and resampled, as the first fields of a protocol id: ``center256:bicubic``."""
     policy: ImagePolicy | None = getattr(dataset, "policy", None)
     fitted = "" if policy is None or policy.size is None else f"{policy.fit}{policy.size[0]}x{policy.size[1]}"
+    multiple = getattr(dataset, "multiple_of", 1)
+    whole = f"whole-multiple{multiple}" if multiple > 1 else "whole"
     cut = f"center{size}" if size is not None else ""
-    parts = "-".join(part for part in (fitted, cut) if part) or "whole"
+    parts = "-".join(part for part in (fitted, cut) if part) or whole
     return f"{parts}:{policy.interpolation if policy is not None and fitted else 'native'}"

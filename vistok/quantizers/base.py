@@ -74,6 +74,10 @@ class Quantizer(Recorded, nn.Module):
         """One vector per group or stage: (B, ..., S) -> (B, ..., S, d)."""
         return self.decode(indices.squeeze(-1)).unsqueeze(-2)
 
+    def sample(self, latent: Tensor) -> Tensor:
+        """Draws quantized vectors where the quantizer is stochastic: (B, ..., dim_in) -> (B, ..., dim)."""
+        return self.forward(latent).quantized
+
     def prepare(self, latent: Tensor) -> None:
         """Sees the first batch of latents before the first training step (k-means init). Collective; same result on all ranks."""
 
@@ -83,7 +87,10 @@ class Quantizer(Recorded, nn.Module):
     def stream(self) -> StreamSpec:
         """This quantizer's part of the spec."""
         return StreamSpec(
-            quantizer=type(self).__name__, codebook_size=self.codebook_size, dim=self.dim, num_groups=self.num_groups
+            quantizer=type(self).__name__,
+            codebook_size=self.codebook_size,
+            dim=self.dim,
+            num_groups=self.num_groups,
         )
 
     @classmethod
@@ -103,7 +110,9 @@ def as_latent(latent: Tensor, dim: int) -> Tensor:
         ValueError: they have not.
     """
     if latent.shape[-1] != dim:
-        raise ValueError(f"latents have {latent.shape[-1]} channels, the quantizer expects {dim} (channels come last)")
+        raise ValueError(
+            f"latents have {latent.shape[-1]} channels, the quantizer expects {dim} (channels come last)"
+        )
     return latent.float()
 
 

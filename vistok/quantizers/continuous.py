@@ -13,10 +13,6 @@ class Continuous(Quantizer):
 
     codebook_size = None
 
-    def sample(self, latent: Tensor) -> Tensor:
-        """Draws quantized vectors: (B, ..., dim_in) -> (B, ..., dim)."""
-        return self(latent).quantized  # type: ignore[no-any-return]
-
     def decode(self, indices: Tensor) -> Tensor:
         """Refuses: there are no indices.
 

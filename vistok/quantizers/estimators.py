@@ -29,6 +29,6 @@ def rotation_trick(latent: Tensor, code: Tensor) -> Tensor:
     middle = F.normalize(source + target, dim=-1)
     reflected = with_gradient - 2 * (with_gradient * middle).sum(-1, keepdim=True) * middle
     rotated = reflected + 2 * (with_gradient * source).sum(-1, keepdim=True) * target
-    turned = scale * rotated
+    turned: Tensor = scale * rotated
     # rounding aside, `turned` is the code already; make it so exactly
     return turned + (code - turned).detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,7 +43,9 @@ class External(Quantizer):
         self.inner = _construct(name, dim, dict(arguments or {}))
         decoder = next((d for d in _DECODERS if hasattr(self.inner, d)), None)
         if decoder is None:
-            raise ValueError(f"vector-quantize-pytorch's {name} cannot turn indices back into vectors, so it makes no tokenizer")
+            raise ValueError(
+                f"vector-quantize-pytorch's {name} cannot turn indices back into vectors, so it makes no tokenizer"
+            )
         self._decoder = decoder
         self.groups = int(getattr(self.inner, "groups", 1)) if name.startswith("Grouped") else 1
         # the number of indices per position is seen, not derived: a copy runs once, so no state or random number is spent
@@ -59,8 +62,14 @@ class External(Quantizer):
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Runs the wrapped quantizer in float32."""
         latent = as_latent(latent, self.dim)
-        if not torch.compiler.is_compiling() and not latent.device.type == "cuda" and not bool(latent.isfinite().all()):
-            raise ValueError("latents hold NaN or Inf: look for a diverged encoder or a bad image in the batch")
+        if (
+            not torch.compiler.is_compiling()
+            and not latent.device.type == "cuda"
+            and not bool(latent.isfinite().all())
+        ):
+            raise ValueError(
+                "latents hold NaN or Inf: look for a diverged encoder or a bad image in the batch"
+            )
         flat = latent.reshape(latent.shape[0], -1, self.dim)
         with torch.autocast(latent.device.type, enabled=False):
             quantized, indices, loss = self._run(self.inner, flat)
@@ -73,11 +82,12 @@ class External(Quantizer):
         spatial = indices.shape[:-1] if self.num_groups > 1 else indices.shape
         flat = indices.reshape(spatial[0], -1, *indices.shape[len(spatial) :])
         if self.groups > 1:
-            flat = flat.unflatten(-1, (self.groups, -1)).permute(2, 0, 1, 3)
-        vectors = getattr(self.inner, self._decoder)(flat)
+            flat = flat.reshape(*flat.shape[:-1], self.groups, -1).permute(2, 0, 1, 3)
+        back: Callable[[Tensor], Tensor] = getattr(self.inner, self._decoder)
+        vectors = back(flat)
         if self.name in _CHANNEL_FIRST:
             vectors = vectors.transpose(1, 2)
-        return vectors.reshape(*spatial, self.dim).float()  # type: ignore[no-any-return]
+        return vectors.reshape(*spatial, self.dim).float()
 
     def depthwise(self, indices: Tensor) -> Tensor:
         """One vector per stage, where the wrapped class gives them: (B, ..., S) -> (B, ..., S, D)."""
@@ -86,8 +96,9 @@ class External(Quantizer):
         if not hasattr(self.inner, "get_codes_from_indices") or self.groups > 1:
             raise ValueError(f"{self.name} gives no vectors by stage")
         flat = check_indices(indices, self.codebook_size).reshape(indices.shape[0], -1, self.num_groups)
-        stages = self.inner.get_codes_from_indices(flat)
-        return stages.movedim(0, -2).reshape(*indices.shape[:-1], self.num_groups, -1).float()  # type: ignore[no-any-return]
+        by_stage: Callable[[Tensor], Tensor] = getattr(self.inner, "get_codes_from_indices")  # noqa: B009
+        stages = by_stage(flat)
+        return stages.movedim(0, -2).reshape(*indices.shape[:-1], self.num_groups, -1).float()
 
     def stream(self) -> StreamSpec:
         """Names the wrapped class and how its indices combine."""
@@ -125,13 +136,19 @@ class External(Quantizer):
 def _construct(name: str, dim: int, arguments: dict[str, Any]) -> nn.Module:
     import vector_quantize_pytorch as library
 
-    known = sorted(n for n in vars(library) if n[0].isupper() and isinstance(vars(library)[n], type) and n != "Sequential")
+    known = sorted(
+        n
+        for n in vars(library)
+        if n[0].isupper() and isinstance(vars(library)[n], type) and n != "Sequential"
+    )
     if name not in known:
         raise ValueError(f"vector-quantize-pytorch has no class {name!r}; it has {', '.join(known)}")
     if name != "RandomProjectionQuantizer":
         arguments.setdefault("dim", dim)
     if name.startswith("Hierarchical") or name in ("EvoLFQ", "BinaryMapper"):
-        raise ValueError(f"vector-quantize-pytorch's {name} is not a plain quantizer of (B, N, D) latents; use another class")
+        raise ValueError(
+            f"vector-quantize-pytorch's {name} is not a plain quantizer of (B, N, D) latents; use another class"
+        )
     try:
         return getattr(library, name)(**arguments)  # type: ignore[no-any-return]
     except (TypeError, AssertionError, ValueError) as error:

@@ -38,7 +38,9 @@ class FSQ(Quantizer):
             raise ValueError(f"levels must be at least 2 each, they are {list(self.levels)}")
         self.codebook_size: int = math.prod(self.levels)
         if self.codebook_size > 1 << 62:
-            raise ValueError(f"prod(levels) is {self.codebook_size}, above 2^62: use fewer channels or levels")
+            raise ValueError(
+                f"prod(levels) is {self.codebook_size}, above 2^62: use fewer channels or levels"
+            )
         self.dim = len(self.levels)
 
     def forward(self, latent: Tensor) -> QuantizerOutput:

@@ -10,7 +10,9 @@ from vistok_kernels import code_sums, nearest_code
 
 
 @torch.no_grad()
-def kmeans(rows: Tensor, num_clusters: int, *, metric: str = "euclid", iterations: int = 10, seed: int = 0) -> Tensor:
+def kmeans(
+    rows: Tensor, num_clusters: int, *, metric: str = "euclid", iterations: int = 10, seed: int = 0
+) -> Tensor:
     """Centres of the rows; with fewer rows than clusters, the rows repeated with a little noise.
 
     Args:

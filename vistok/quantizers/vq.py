@@ -76,7 +76,9 @@ class VQ(Quantizer):
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}, it must be one of {', '.join(choices)}")
         if not 0 <= decay < 1 or revive_after < 0:
-            raise ValueError(f"decay must lie in [0, 1) and revive_after be at least 0, they are {decay} and {revive_after}")
+            raise ValueError(
+                f"decay must lie in [0, 1) and revive_after be at least 0, they are {decay} and {revive_after}"
+            )
         self.codebook_size: int = codebook_size
         self.dim = dim
         self.metric, self.update_rule, self.init = metric, update, init
@@ -134,7 +136,9 @@ class VQ(Quantizer):
         if not self._pending:
             return
         latents = torch.cat([latent for latent, _ in self._pending])
-        counts, sums = code_sums(latents, torch.cat([indices for _, indices in self._pending]), self.codebook_size)
+        counts, sums = code_sums(
+            latents, torch.cat([indices for _, indices in self._pending]), self.codebook_size
+        )
         self._pending = []
         counts = sum_over_processes(counts)
         if self.update_rule == "ema":

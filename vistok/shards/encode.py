@@ -19,7 +19,7 @@ from vistok.shards.container import Container, container
 from vistok.shards.directory import describe, writing_into
 from vistok.shards.failures import Failures, OnError
 from vistok.shards.fingerprint import fingerprint, soft_fields, tokenizer_device
-from vistok.shards.loading import KeyedImages, Loaded, load_images
+from vistok.shards.loading import KeyedImages, Loaded, load_images, reporting_dead_workers
 from vistok.shards.plan import Plan
 from vistok.shards.progress import Progress
 from vistok.shards.samples import SampleEncoder
@@ -115,12 +115,10 @@ def encode(
     marks = fingerprint(tokenizer, dataset, plan, box.name)
     with writing_into(out):
         describe(out, plan, tokenizer.spec, marks)
-        found = {shard: read_committed(out, shard, marks.sha256) for shard in range(plan.num_shards)}
-        sidecars = {shard: sidecar for shard, sidecar in found.items() if sidecar is not None}
+        sidecars = _committed(out, plan, marks.sha256)
         todo = [shard for shard in range(plan.num_shards) if shard not in sidecars]
-        failures = Failures(
-            on_error, max_error_rate, plan.num_samples, sum(len(s.skipped) for s in sidecars.values()), out
-        )
+        skipped = sum(len(s.skipped) for s in sidecars.values())
+        failures = Failures(on_error, max_error_rate, plan.num_samples, skipped, out)
         writer = ShardWriter(out, box, marks.sha256, soft_fields(tokenizer_device(tokenizer), batch_size))
         done = sum(s.n_in for s in sidecars.values())
         with (
@@ -129,14 +127,12 @@ def encode(
         ):
             encoder = SampleEncoder(tokenizer, batch_size, failures, _counting(bar, failures))
             images = load_images(dataset, plan, todo, tokenizer.spec.multiple_of, workers)
-            with evaluating(tokenizer), contextlib.closing(images):
+            with evaluating(tokenizer), reporting_dead_workers(), contextlib.closing(images):
                 for shard in todo:
                     sidecars[shard] = writer.write(shard, plan, encoder, images, failures)
-            write_if_different(
-                out / INDEX_NAME,
-                index_text([sidecars[i] for i in range(plan.num_shards)], plan, marks.sha256),
-            )
-        return _summary(out, plan, list(sidecars.values()), len(todo), bar)
+            ordered = [sidecars[shard] for shard in range(plan.num_shards)]
+            write_if_different(out / INDEX_NAME, index_text(ordered, plan, marks.sha256))
+        return _summary(out, plan, ordered, len(todo), bar)
 
 
 class ShardWriter:
@@ -212,8 +208,8 @@ def _interruptible(out: Path, plan: Plan, fingerprint: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         # asked of the disk: the signal may have come between a commit and our taking note of it
-        kept = [s for i in range(plan.num_shards) if (s := read_committed(out, i, fingerprint)) is not None]
-        images = sum(s.n_in for s in kept)
+        kept = _committed(out, plan, fingerprint)
+        images = sum(s.n_in for s in kept.values())
         raise EncodingInterrupted(
             f"stopped: {len(kept)} of {plan.num_shards} shards ({images} of {plan.num_samples} images) "
             f"are kept in {out}; run the same again to go on"
@@ -221,6 +217,12 @@ def _interruptible(out: Path, plan: Plan, fingerprint: str) -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _committed(out: Path, plan: Plan, fingerprint: str) -> dict[int, Sidecar]:
+    """The records of the shards that are done, by shard."""
+    found = {shard: read_committed(out, shard, fingerprint) for shard in range(plan.num_shards)}
+    return {shard: sidecar for shard, sidecar in found.items() if sidecar is not None}
 
 
 def _interrupt(signum: int, frame: object) -> None:

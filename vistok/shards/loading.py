@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -87,34 +89,38 @@ class PlannedImages(Dataset[Loaded]):
         except Exception as error:  # a dataset is anyone's code: whatever it raises is told with the key
             seen = image if isinstance(image, Tensor) else None
             return Loaded(number, key, None, reason=reason_of(error), seen=seen)
-        return Loaded(number, key, image, meta)
+        return Loaded(number, key, image.detach().cpu().float(), meta)
 
 
 def load_images(
     dataset: KeyedImages, plan: Plan, shards: Sequence[int], multiple_of: int, workers: int
 ) -> Generator[Loaded, None, None]:
-    """All samples of some shards, in order.
-
-    Raises:
-        ShardError: a worker process died.
-    """
+    """All samples of some shards, in order."""
     source = PlannedImages(dataset, plan, multiple_of)
     if workers == 0:
         for shard in shards:
             yield from map(source.__getitem__, plan.numbers(shard))
         return
     numbers = [number for shard in shards for number in plan.numbers(shard)]
-    loader = DataLoader(source, batch_size=None, sampler=numbers, num_workers=workers, collate_fn=_unchanged)
+    loader = DataLoader(source, batch_size=None, sampler=numbers, num_workers=workers, collate_fn=_packed)
+    yield from map(_unpacked, loader)
+
+
+@contextlib.contextmanager
+def reporting_dead_workers() -> Iterator[None]:
+    """Makes one line of the death of a worker, which torch reports from a signal handler, wherever the program is.
+
+    Raises:
+        ShardError: a worker process died.
+    """
     try:
-        for item in loader:
-            # what a worker sends holds a file descriptor until it is copied; images wait here for their batch
-            yield item if item.image is None else replace(item, image=item.image.clone())
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise ShardError(
-            f"a process that reads images died ({str(error).splitlines()[0]}); "
-            "finished shards are kept: run again, with fewer workers if memory is short"
+            f"a process that reads images died: {reason_of(error)}; finished shards are kept, "
+            "run the same again, with fewer workers if memory is short"
         ) from error
 
 
@@ -168,5 +174,13 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {told}" if told else type(error).__name__
 
 
-def _unchanged(item: Any) -> Any:
-    return item
+def _packed(item: Any) -> Any:
+    # tensors travel between processes as open files, of which a process may hold few; arrays travel as bytes
+    image, seen = (None if x is None else x.detach().cpu().float().numpy() for x in (item.image, item.seen))
+    return replace(item, image=None, seen=None), image, seen
+
+
+def _unpacked(packed: tuple[Loaded, NDArray[np.float32] | None, NDArray[np.float32] | None]) -> Loaded:
+    item, *arrays = packed
+    image, seen = (None if x is None else torch.from_numpy(x) for x in arrays)
+    return replace(item, image=image, seen=seen)

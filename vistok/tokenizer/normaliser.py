@@ -37,7 +37,9 @@ class LatentNormaliser(Recorded, nn.Module):
         for buffer, given in ((self.shift, shift), (self.scale, scale)):
             values = torch.as_tensor(given, dtype=torch.float32).flatten()
             if values.numel() not in (1, self.dim):
-                raise ValueError(f"{values.numel()} values given for {self.dim} channels: give 1 or {self.dim}")
+                raise ValueError(
+                    f"{values.numel()} values given for {self.dim} channels: give 1 or {self.dim}"
+                )
             buffer.copy_(values.expand(self.dim))
         if not bool((self.scale > 0).all()):
             raise ValueError("every scale must be above 0")

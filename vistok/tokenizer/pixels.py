@@ -102,9 +102,10 @@ def from_array(array: NDArray[Any], policy: ImagePolicy, name: str) -> Image.Ima
 
 def _to_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
-        return array
+        return np.asarray(array, np.uint8)
     if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
+        bits: NDArray[np.uint8] = np.multiply(array, 255, dtype=np.uint8)
+        return bits
     if array.dtype == np.uint16:
         scaled: NDArray[np.uint8] = ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
         return scaled

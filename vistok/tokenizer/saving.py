@@ -29,7 +29,9 @@ def save(tokenizer: Tokenizer, folder: str | Path) -> None:
         TokenizerError: a place that cannot be written, or a folder that holds something else.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / CONFIG).is_file())):
+    if folder.exists() and (
+        not folder.is_dir() or (any(folder.iterdir()) and not (folder / CONFIG).is_file())
+    ):
         raise TokenizerError(f"{folder} exists and is not a tokenizer: choose another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +70,9 @@ def load(source: str | Path, *, device: str | torch.device = "cpu") -> Tokenizer
     spec = TokenizerSpec.from_json(json.dumps(config["spec"]))
     tokenizer.provenance, tokenizer.licence = spec.provenance, spec.licence
     if tokenizer.spec.weights_hash != spec.weights_hash:
-        raise TokenizerError(f"{folder / WEIGHTS} does not hold the weights that {CONFIG} describes: one of them was changed; fetch both again")
+        raise TokenizerError(
+            f"{folder / WEIGHTS} does not hold the weights that {CONFIG} describes: one of them was changed; fetch both again"
+        )
     return tokenizer.to(device)
 
 
@@ -85,7 +89,9 @@ def push_to_hub(tokenizer: Tokenizer, repo_id: str, *, private: bool = False) ->
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=Path(room) / "tokenizer"))
         except Exception as error:
-            raise TokenizerError(f"{repo_id} cannot be uploaded: {_first_line(error)}; log in with `hf auth login`") from error
+            raise TokenizerError(
+                f"{repo_id} cannot be uploaded: {_first_line(error)}; log in with `hf auth login`"
+            ) from error
 
 
 def exported_classes() -> dict[str, type]:
@@ -95,7 +101,9 @@ def exported_classes() -> dict[str, type]:
 
     found: dict[str, type] = {"Tokenizer": Tokenizer, "ImagePolicy": ImagePolicy}
     for package in (backbones, quantizers):
-        found.update({n: getattr(package, n) for n in package.__all__ if isinstance(getattr(package, n), type)})
+        found.update(
+            {n: getattr(package, n) for n in package.__all__ if isinstance(getattr(package, n), type)}
+        )
     return found
 
 
@@ -105,7 +113,9 @@ def _write(tokenizer: Tokenizer, folder: Path) -> None:
     import vistok
 
     state = {name: value.detach().cpu().contiguous() for name, value in exported_state(tokenizer).items()}
-    save_file({name: value.clone() for name, value in state.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(
+        {name: value.clone() for name, value in state.items()}, folder / WEIGHTS, metadata={"format": "pt"}
+    )
     config = {
         "format_version": FORMAT_VERSION,
         "vistok": vistok.__version__,
@@ -127,11 +137,15 @@ def _locate(source: str | Path) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise TokenizerError(f"no folder {source}; to load it from the Hub: pip install 'vistok[hub]'") from error
+        raise TokenizerError(
+            f"no folder {source}; to load it from the Hub: pip install 'vistok[hub]'"
+        ) from error
     try:
         return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS]))
     except Exception as error:
-        raise TokenizerError(f"no folder {source}, and the Hub does not give it: {_first_line(error)}") from error
+        raise TokenizerError(
+            f"no folder {source}, and the Hub does not give it: {_first_line(error)}"
+        ) from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -145,7 +159,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not {"model", "spec", "format_version"} <= set(config):
         raise TokenizerError(f"{path} is not a vistok config: it needs model, spec and format_version")
     if not isinstance(config["format_version"], int) or config["format_version"] > FORMAT_VERSION:
-        raise TokenizerError(f"{path} has format version {config['format_version']}, this vistok reads up to {FORMAT_VERSION}: upgrade vistok")
+        raise TokenizerError(
+            f"{path} has format version {config['format_version']}, this vistok reads up to {FORMAT_VERSION}: upgrade vistok"
+        )
     return config
 
 
@@ -170,13 +186,20 @@ def _fill(tokenizer: Tokenizer, folder: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise TokenizerError(f"{path} is damaged: {_first_line(error)}") from error
     wanted = exported_state(tokenizer)
-    for names, word in ((sorted(set(wanted) - set(weights)), "lacks"), (sorted(set(weights) - set(wanted)), "has an unknown")):
+    for names, word in (
+        (sorted(set(wanted) - set(weights)), "lacks"),
+        (sorted(set(weights) - set(wanted)), "has an unknown"),
+    ):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise TokenizerError(f"{path} {word} key {names[0]!r}{more}: the weights do not belong to this {CONFIG}")
+            raise TokenizerError(
+                f"{path} {word} key {names[0]!r}{more}: the weights do not belong to this {CONFIG}"
+            )
     for name, value in weights.items():
         if value.shape != wanted[name].shape:
-            raise TokenizerError(f"{path}: {name} has shape {tuple(value.shape)}, the model needs {tuple(wanted[name].shape)}")
+            raise TokenizerError(
+                f"{path}: {name} has shape {tuple(value.shape)}, the model needs {tuple(wanted[name].shape)}"
+            )
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise TokenizerError(f"{path}: {name} holds NaN or Inf: the training that made it diverged")
     _cast_like(tokenizer, weights)

@@ -12,16 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from vistok.backbones.base import Decoder, Encoder, FeatureHead
-from vistok.errors import ImageError, TokenizerError
+from vistok.errors import TokenizerError
 from vistok.quantizers import Continuous, Quantizer
 from vistok.recorded import Recorded
 from vistok.spec import DecodingSpec, FeatureSpec, ImagePolicy, LatentSpec, TokenizerSpec
 from vistok.tokenizer.encoded import Encoded, StreamTokens
 from vistok.tokenizer.normaliser import LatentNormaliser
+from vistok.tokenizer.preprocess import Images, check_pixels, preprocess
 from vistok.tokenizer.weights_hash import WeightsHash
-
-# float32 resampling and colour arithmetic may leave the range by this much without anything being wrong
-_RANGE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,11 @@ class Tokenizer(Recorded, nn.Module):
         continuous = self.normaliser is not None
         stream = replace(
             self.quantizer.stream(),
-            role="semantic" if self.decoder is None else "fused" if self.feature_head is not None else "pixel",
+            role="semantic"
+            if self.decoder is None
+            else "fused"
+            if self.feature_head is not None
+            else "pixel",
             factor=self.encoder.factor,
         )
         latents = None
@@ -122,7 +124,7 @@ class Tokenizer(Recorded, nn.Module):
 
     # ---------------------------------------------------------------- what downstream models call
 
-    def preprocess(self, images: Any) -> Tensor:
+    def preprocess(self, images: Images) -> Tensor:
         """Images of any common kind to a batch on this tokenizer's device, by the spec's image policy.
 
         Args:
@@ -134,8 +136,6 @@ class Tokenizer(Recorded, nn.Module):
         Raises:
             ImageError: an image that cannot be read or that the policy refuses.
         """
-        from vistok.tokenizer.preprocess import preprocess
-
         return preprocess(images, self.image_policy, self.encoder.factor).to(self.device)
 
     def encode(self, x: Tensor, *, sample: bool = False) -> Encoded:
@@ -179,7 +179,9 @@ class Tokenizer(Recorded, nn.Module):
             TokenizerError: no pixel decoder, or tokens that do not fit the grid or the codebook.
         """
         if self.decoder is None:
-            raise TokenizerError(f"{self.name} has no pixel decoder: it gives features (semantic) and tokens only")
+            raise TokenizerError(
+                f"{self.name} has no pixel decoder: it gives features (semantic) and tokens only"
+            )
         tokens = self._tokens(encoded, indices, latents, grid)
         with self._evaluating():
             image: Tensor = self.decoder(self._vectors(tokens))
@@ -201,7 +203,9 @@ class Tokenizer(Recorded, nn.Module):
         """
         values = tokens.main.values if isinstance(tokens, Encoded) else tokens
         if cumulative:
-            raise TokenizerError(f"{self.name} has a single scale: cumulative features exist for multi-scale tokenizers")
+            raise TokenizerError(
+                f"{self.name} has a single scale: cumulative features exist for multi-scale tokenizers"
+            )
         if self.normaliser is not None:
             vectors: Tensor = self.normaliser.inverse(values)
             return vectors.unsqueeze(-2) if depthwise else vectors
@@ -219,7 +223,9 @@ class Tokenizer(Recorded, nn.Module):
             TokenizerError: no semantic branch.
         """
         if self.feature_head is None:
-            raise TokenizerError(f"{self.name} has no semantic branch: train one with a feature head, as recipes/semantic_vq.yaml does")
+            raise TokenizerError(
+                f"{self.name} has no semantic branch: train one with a feature head, as recipes/semantic_vq.yaml does"
+            )
         self._check_pixels(x)
         with self._evaluating():
             quantized = self.quantizer(self._latent(x)).quantized
@@ -302,11 +308,17 @@ class Tokenizer(Recorded, nn.Module):
                 raw = self._lookup(tokens.indices.to(self.device))
         height, width = tokens.grid
         if raw.shape[1] != height * width:
-            raise TokenizerError(f"{raw.shape[1]} tokens do not fill a grid of {height} x {width}: give the grid that encode gave")
-        return self._to_decoder(raw.unflatten(1, (height, width)))
+            raise TokenizerError(
+                f"{raw.shape[1]} tokens do not fill a grid of {height} x {width}: give the grid that encode gave"
+            )
+        return self._to_decoder(raw.reshape(raw.shape[0], height, width, -1))
 
     def _tokens(
-        self, encoded: Encoded | None, indices: Tensor | None, latents: Tensor | None, grid: tuple[int, ...] | None
+        self,
+        encoded: Encoded | None,
+        indices: Tensor | None,
+        latents: Tensor | None,
+        grid: tuple[int, ...] | None,
     ) -> StreamTokens:
         if encoded is not None:
             return encoded.main
@@ -326,7 +338,9 @@ class Tokenizer(Recorded, nn.Module):
 
     def _check_groups(self, indices: Tensor) -> None:
         if indices.ndim != 3 or indices.shape[-1] != self.quantizer.num_groups:
-            raise ValueError(f"indices must be (B, N, {self.quantizer.num_groups}), they are {tuple(indices.shape)}")
+            raise ValueError(
+                f"indices must be (B, N, {self.quantizer.num_groups}), they are {tuple(indices.shape)}"
+            )
 
     def _check_parts(self) -> None:
         def last(module: nn.Module, fallback: int) -> int:
@@ -334,28 +348,23 @@ class Tokenizer(Recorded, nn.Module):
 
         arriving = last(self.project_in, self.encoder.dim)
         if arriving != self.quantizer.dim_in:
-            raise ValueError(f"the quantizer expects {self.quantizer.dim_in} channels, {arriving} arrive: set project_in to map them")
+            raise ValueError(
+                f"the quantizer expects {self.quantizer.dim_in} channels, {arriving} arrive: set project_in to map them"
+            )
         leaving = last(self.project_out, self.quantizer.dim)
         for part in (self.decoder, self.feature_head):
             if part is not None and part.dim != leaving:
-                raise ValueError(f"{type(part).__name__} expects {part.dim} channels, {leaving} arrive: set project_out to map them")
+                raise ValueError(
+                    f"{type(part).__name__} expects {part.dim} channels, {leaving} arrive: set project_out to map them"
+                )
         if self.decoder is not None and self.decoder.factor != self.encoder.factor:
-            raise ValueError(f"the encoder's factor is {self.encoder.factor}, the decoder's {self.decoder.factor}: they must be equal")
+            raise ValueError(
+                f"the encoder's factor is {self.encoder.factor}, the decoder's {self.decoder.factor}: they must be equal"
+            )
 
     def _check_pixels(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-            raise ImageError(f"images must be float (B, 3, H, W), they are {x.dtype} {tuple(x.shape)}: use preprocess")
-        factor = self.encoder.factor
-        if x.shape[-2] % factor or x.shape[-1] % factor or 0 in x.shape:
-            raise ImageError(
-                f"image size {x.shape[-2]} x {x.shape[-1]} is not a multiple of {factor}, the factor of {self.name}: use preprocess, or crop"
-            )
-        if torch.compiler.is_compiling():
-            return
-        low, high = (float(value) for value in torch.aminmax(x.detach()))
-        if not (-1 - _RANGE_TOLERANCE <= low and high <= 1 + _RANGE_TOLERANCE):
-            reason = "NaN" if low != low or high != high else f"values in [{low:.3g}, {high:.3g}]"
-            raise ImageError(f"images hold {reason}, they must lie in [-1, 1]: use preprocess")
+        if not torch.compiler.is_compiling():
+            check_pixels(x, self.encoder.factor, f"the input of {self.name}")
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -50,7 +50,9 @@ class Share(IterableDataset[list[Item]]):
 
     def __iter__(self) -> Iterator[list[Item]]:
         worker, num_workers = _worker()
-        for index in range(self.rank + worker * self.world_size, len(self.items), num_workers * self.world_size):
+        for index in range(
+            self.rank + worker * self.world_size, len(self.items), num_workers * self.world_size
+        ):
             yield [self.items[index]]
 
 
@@ -88,7 +90,9 @@ class ImageData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if min(size, batch_size) < 1 or workers < 0:
-            raise RecipeError(f"size and batch_size must be at least 1, workers at least 0: {size}, {batch_size}, {workers}")
+            raise RecipeError(
+                f"size and batch_size must be at least 1, workers at least 0: {size}, {batch_size}, {workers}"
+            )
         self.train, self.val, self.size, self.batch_size = train, val, size, batch_size
         self.scale, self.flip, self.workers, self.seed = scale, flip, workers, seed
 
@@ -98,10 +102,14 @@ class ImageData(pl.LightningDataModule):
         module: TokenizerModule = self.trainer.lightning_module  # type: ignore[assignment]
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         if self.batch_size % world_size:
-            raise RecipeError(f"batch_size={self.batch_size} cannot be shared by {world_size} processes: make it a multiple")
+            raise RecipeError(
+                f"batch_size={self.batch_size} cannot be shared by {world_size} processes: make it a multiple"
+            )
         factor = module.tokenizer.encoder.factor
         if self.size % factor:
-            raise RecipeError(f"size={self.size} is not a multiple of the tokenizer's factor {factor}: change data.size")
+            raise RecipeError(
+                f"size={self.size} is not a multiple of the tokenizer's factor {factor}: change data.size"
+            )
         images = open_images(self.train, policy=ImagePolicy(), multiple_of=1)
         crops = RandomCrops(images, size=self.size, scale=self.scale, flip=self.flip, seed=self.seed)
         start = module.step * module.accumulate * self.batch_size
@@ -142,7 +150,10 @@ class ImageData(pl.LightningDataModule):
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Items to one batch: images stacked to (B, 3, H, W), keys as a list."""
-    return {"image": default_collate([item["image"] for item in items]), "key": [str(item["key"]) for item in items]}
+    return {
+        "image": default_collate([item["image"] for item in items]),
+        "key": [str(item["key"]) for item in items],
+    }
 
 
 def _worker() -> tuple[int, int]:

@@ -38,6 +38,11 @@ class EMA(nn.Module):
         return self
 
     @torch.no_grad()
+    def reset(self, source: nn.Module) -> None:
+        """Begins anew at the weights of ``source`` (after k-means has set a codebook)."""
+        self.average.load_state_dict(source.state_dict())
+
+    @torch.no_grad()
     def update(self, source: nn.Module, step: int) -> None:
         """Moves towards the weights of ``source`` after the optimizer step numbered ``step``, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
@@ -52,5 +57,5 @@ class EMA(nn.Module):
                 average.copy_(weight)
         if averages:
             torch._foreach_lerp_(averages, weights, 1 - decay)
-        for average, value in zip(self.average.buffers(), source.buffers(), strict=True):
-            average.copy_(value)
+        for copied, buffer in zip(self.average.buffers(), source.buffers(), strict=True):
+            copied.copy_(buffer)

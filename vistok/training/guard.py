@@ -31,7 +31,11 @@ def refuse_non_finite(values: Mapping[str, Tensor], keys: Sequence[str], step: i
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)
     if bool(finite):
         return
-    bad = [f"{name}={float(value)}" for name, value in zip(values, stacked, strict=True) if not bool(value.isfinite())]
+    bad = [
+        f"{name}={float(value)}"
+        for name, value in zip(values, stacked, strict=True)
+        if not bool(value.isfinite())
+    ]
     what = ", ".join(bad) if bad else "a value of another process"
     raise VistokError(
         f"{what} at step {step}, images {describe_keys(keys)}: training stopped before the weights were touched; "
@@ -48,7 +52,9 @@ def refuse_bad_images(images: Tensor, keys: Sequence[str], step: int) -> None:
     finite = images.isfinite().flatten(1).all(dim=1)
     if not bool(finite.all()):
         bad = [key for key, good in zip(keys, finite.tolist(), strict=True) if not good]
-        raise VistokError(f"images {describe_keys(bad)} of step {step} hold values that are not finite: remove or mend them")
+        raise VistokError(
+            f"images {describe_keys(bad)} of step {step} hold values that are not finite: remove or mend them"
+        )
 
 
 def describe_keys(keys: Sequence[str], limit: int = 4) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from vistok.tokenizer.preprocess import to_pil
-from vistok.training.saving import run_folder
+from vistok.training.saving import is_dry_run, run_folder
 
 
 class ImageLog(pl.Callback):
@@ -29,7 +28,13 @@ class ImageLog(pl.Callback):
         self._pairs: list[Tensor] = []
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: pl.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keeps what will be shown."""
         if trainer.is_global_zero and outputs["reconstruction"] is not None:
@@ -41,7 +46,7 @@ class ImageLog(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Shows it."""
         pairs, self._pairs = self._pairs, []
-        if not pairs or trainer.sanity_checking or trainer.fast_dev_run:
+        if not pairs or trainer.sanity_checking or is_dry_run(trainer):
             return
         sheet = contact_sheet(pairs)
         path = run_folder(trainer) / "images" / f"step={pl_module.step:07d}.png"
@@ -69,8 +74,3 @@ def contact_sheet(columns: list[Tensor]) -> Tensor:
     height = max(column.shape[1] for column in columns)
     padded = [torch.nn.functional.pad(c, (0, 0, 0, height - c.shape[1]), value=1.0) for c in columns]
     return torch.cat(padded, dim=2).clamp(-1, 1)
-
-
-def images_folder(trainer: pl.Trainer) -> Path:
-    """Where the PNG files lie."""
-    return run_folder(trainer) / "images"

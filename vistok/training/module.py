@@ -18,6 +18,7 @@ from vistok.losses import Adversarial, LossTerms
 from vistok.tokenizer import Tokenizer
 from vistok.training.ema import EMA
 from vistok.training.guard import batch_keys, describe_keys, refuse_non_finite
+from vistok.training.means import RunningMeans
 from vistok.training.optimizer import OptimizerSettings
 
 Batch = dict[str, Any]
@@ -75,6 +76,7 @@ class TokenizerModule(pl.LightningModule):
         self._gathered = 0  # micro-batches whose gradients wait for the next optimizer step
         self._unchecked: dict[str, Tensor] = {}
         self._waiting_keys: list[str] = []
+        self._means = RunningMeans()
 
     @property
     def exported(self) -> Tokenizer:
@@ -112,6 +114,8 @@ class TokenizerModule(pl.LightningModule):
         seed_draws(self.seed, self.step * self.accumulate + self._gathered, self.global_rank)
         if self.step == 0 and self._gathered == 0:
             self.tokenizer.prepare(image)
+            if self.ema is not None:
+                self.ema.reset(self.tokenizer)
         self._waiting_keys += keys
         last = self._gathered + 1 == self.accumulate
         with self._gradients_kept_local(not last):
@@ -128,9 +132,13 @@ class TokenizerModule(pl.LightningModule):
         try:
             output = self.tokenizer(image)
         except ValueError as error:  # the quantizer refuses latents that are not finite
-            raise VistokError(f"step {self.step}, images {describe_keys(self._waiting_keys)}: {error}") from error
+            raise VistokError(
+                f"step {self.step}, images {describe_keys(self._waiting_keys)}: {error}"
+            ) from error
         total, logged = self.losses(image, output)
-        adversarial = self.adversarial if self.adversarial is not None and self.adversarial.active(self.step) else None
+        adversarial = (
+            self.adversarial if self.adversarial is not None and self.adversarial.active(self.step) else None
+        )
         if adversarial is not None:
             decoder = self.tokenizer.decoder
             last_layer = decoder.last_layer if decoder is not None else None
@@ -159,12 +167,20 @@ class TokenizerModule(pl.LightningModule):
         for optimizer, settings, step in chosen:
             if scaler is not None:
                 scaler.unscale_(optimizer)
-            name = "grad_norm" if settings is self.settings and optimizer is chosen[0][0] else "discriminator_grad_norm"
+            name = (
+                "grad_norm"
+                if settings is self.settings and optimizer is chosen[0][0]
+                else "discriminator_grad_norm"
+            )
             norm = settings.clip_gradients(optimizer)
             if scaler is None:  # a scaler expects to overflow now and then, and skips that step by itself
                 self._unchecked[name] = norm
             self.log(f"optimizer/{name}", norm, batch_size=1)
-            self.log("optimizer/lr" if name == "grad_norm" else "optimizer/discriminator_lr", settings.set_lr(optimizer, step), batch_size=1)
+            self.log(
+                "optimizer/lr" if name == "grad_norm" else "optimizer/discriminator_lr",
+                settings.set_lr(optimizer, step),
+                batch_size=1,
+            )
         refuse_non_finite(self._unchecked, self._waiting_keys, self.step)
         wrapped[0]._on_before_step()
         for optimizer, _, _ in chosen:
@@ -193,12 +209,20 @@ class TokenizerModule(pl.LightningModule):
         if output.image is not None:
             reconstruction = output.image.float().clamp(-1, 1)
             values["val/psnr"] = psnr(image, reconstruction).mean()
-        self.log_dict({**values, "step": float(self.step)}, batch_size=count, sync_dist=True, on_step=False, on_epoch=True)
+        self._means.add(values, count)
         return {"image": image, "reconstruction": reconstruction, "indices": output.indices}
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the means over all held-out images of all processes."""
+        self.log_dict({**self._means.finish(), "step": float(self.step)})
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The same as validation."""
         return self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """The same as after validation."""
+        self.on_validation_epoch_end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the step counter."""

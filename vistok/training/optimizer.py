@@ -40,11 +40,15 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         if not self.lr > 0 or not 0 <= self.min_lr <= self.lr:
-            raise RecipeError(f"lr must be above 0 and min_lr lie in [0, lr], they are {self.lr} and {self.min_lr}")
+            raise RecipeError(
+                f"lr must be above 0 and min_lr lie in [0, lr], they are {self.lr} and {self.min_lr}"
+            )
         if self.warmup_steps < 0 or self.clip < 0 or self.weight_decay < 0:
             raise RecipeError("warmup_steps, clip and weight_decay must not be negative")
         if self.cosine_steps is not None and self.cosine_steps <= self.warmup_steps:
-            raise RecipeError(f"cosine_steps={self.cosine_steps} ends inside the warm-up of {self.warmup_steps} steps: raise it")
+            raise RecipeError(
+                f"cosine_steps={self.cosine_steps} ends inside the warm-up of {self.warmup_steps} steps: raise it"
+            )
 
     def lr_at(self, step: int) -> float:
         """The learning rate of the optimizer step numbered ``step``, counted from 0."""
@@ -67,7 +71,10 @@ class OptimizerSettings:
                 (kept if weight.ndim < 2 or name.endswith("codebook") else decayed).append(weight)
         if not decayed and not kept:
             raise RecipeError(f"{type(module).__name__} has no weights to train: unfreeze a part of it")
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": kept, "weight_decay": 0.0},
+        ]
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, betas=self.betas)
 
     def set_lr(self, optimizer: torch.optim.Optimizer, step: int) -> float:
@@ -79,7 +86,12 @@ class OptimizerSettings:
 
     def clip_gradients(self, optimizer: torch.optim.Optimizer) -> Tensor:
         """Scales the gradients down to norm ``clip`` where they exceed it; returns the norm before, a scalar."""
-        weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+        weights = [
+            weight
+            for group in optimizer.param_groups
+            for weight in group["params"]
+            if weight.grad is not None
+        ]
         if self.clip:
             return nn.utils.clip_grad_norm_(weights, self.clip)
         return total_norm(weights)

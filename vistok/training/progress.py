@@ -56,7 +56,9 @@ class LiveBar(ProgressBar):
                 bar_format=layout if total else None,
             )
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Moves the bar, at most once in ``refresh`` seconds."""
         now = time.monotonic()
         if self._bar is None or (now - self._last < self.refresh and pl_module.step != trainer.max_steps):
@@ -86,7 +88,11 @@ class LiveBar(ProgressBar):
     def _show(self, trainer: pl.Trainer, step: int) -> None:
         assert self._bar is not None
         metrics = {**trainer.callback_metrics}
-        shown = [f"{name} {form.format(float(metrics[key]))}" for key, (name, form) in _SHOWN.items() if key in metrics]
+        shown = [
+            f"{name} {form.format(float(metrics[key]))}"
+            for key, (name, form) in _SHOWN.items()
+            if key in metrics
+        ]
         self._bar.set_postfix_str("  ".join(shown), refresh=False)
         self._bar.update(step - self._bar.n)
 

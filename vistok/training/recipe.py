@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,15 @@ _OURS_INSTEAD = {
     "accumulate_grad_batches": "model.accumulate",
 }
 BY_CLASS = "by_class"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads ``1e-4`` as text; here it is a number, as everybody means it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def read_recipe(names: Sequence[str]) -> dict[str, Any]:
@@ -70,6 +80,10 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: naming the option of ours that has.
     """
+    if trainer.get("enable_checkpointing") is False:
+        raise RecipeError(
+            "trainer.enable_checkpointing: false has no effect here: set checkpoint.enabled: false instead"
+        )
     for option, ours in _OURS_INSTEAD.items():
         if trainer.get(option) not in (None, 0, 0.0, *([1] if option == "accumulate_grad_batches" else [])):
             raise RecipeError(f"trainer.{option} does not act on manual optimization: set {ours} instead")
@@ -78,13 +92,15 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
 def _read(name: str) -> dict[str, Any]:
     path = find_recipe(name)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where is not None else ""
-        raise RecipeError(f"recipe {path}{line} is not YAML: {getattr(error, 'problem', None) or error}") from error
+        raise RecipeError(
+            f"recipe {path}{line} is not YAML: {getattr(error, 'problem', None) or error}"
+        ) from error
     if not isinstance(data, dict):
         raise RecipeError(f"recipe {path} holds {type(data).__name__}, not a mapping of settings")
     return data

@@ -13,10 +13,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 from vistok.errors import RecipeError
 from vistok.training.data import ImageData
@@ -75,7 +75,9 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         # our checkpoints hold plain data, so reading one need not be able to run code
         parser.set_defaults({"weights_only": True})
@@ -90,8 +92,15 @@ class TrainingCLI(LightningCLI):
         assert self.subcommand is not None
         trainer = self.config[self.subcommand].trainer
         check_trainer(trainer.as_dict())
-        if self.subcommand == "fit" and trainer.max_steps == -1 and not trainer.max_time and not trainer.fast_dev_run:
-            raise RecipeError("the recipe does not say when to stop: set trainer.max_steps (steps of the tokenizer's optimizer)")
+        if (
+            self.subcommand == "fit"
+            and trainer.max_steps == -1
+            and not trainer.max_time
+            and not trainer.fast_dev_run
+        ):
+            raise RecipeError(
+                "the recipe does not say when to stop: set trainer.max_steps (steps of the tokenizer's optimizer)"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Builds the Trainer, with a CSV log in the run's folder unless the recipe names loggers."""
@@ -128,11 +137,17 @@ class TrainingCLI(LightningCLI):
     def report(self) -> None:
         """Says where what is left of the run lies."""
         folder = run_folder(self.trainer)
-        found = [name for name in ("tokenizer", "checkpoints/last.ckpt", "metrics.csv", "images") if (folder / name).exists()]
+        found = [
+            name
+            for name in ("tokenizer", "checkpoints/last.ckpt", "metrics.csv", "images")
+            if (folder / name).exists()
+        ]
         rank_zero_info(f"{self.model.step} steps done; {folder} holds {', '.join(found)}")
 
 
-def build(command: str, recipes: Sequence[str], overrides: Sequence[str] = (), callbacks: Sequence[pl.Callback] = ()) -> TrainingCLI:
+def build(
+    command: str, recipes: Sequence[str], overrides: Sequence[str] = (), callbacks: Sequence[pl.Callback] = ()
+) -> TrainingCLI:
     """Everything that a command needs, built but not started.
 
     Args:
@@ -152,7 +167,11 @@ def build(command: str, recipes: Sequence[str], overrides: Sequence[str] = (), c
         return TrainingCLI([command, *given, *overrides], callbacks)
     except ArgumentError as error:
         raise WrongOptionError(one_line(str(error))) from error
-    except (ValueError, TypeError, MisconfigurationException) as error:  # from constructors that refuse their arguments
+    except (
+        ValueError,
+        TypeError,
+        MisconfigurationException,
+    ) as error:  # from constructors that refuse their arguments
         raise RecipeError(one_line(str(error))) from error
 
 
@@ -221,4 +240,7 @@ def quiet() -> None:
 
 def _worth_saying(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    return not any(start in message for start in ("Tip:", "TPU available", "Seed set to", "HPU available", "`Trainer.fit` stopped"))
+    return not any(
+        start in message
+        for start in ("Tip:", "TPU available", "Seed set to", "HPU available", "`Trainer.fit` stopped")
+    )

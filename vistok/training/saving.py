@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint as CheckpointBase
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 from vistok.errors import VistokError
 
@@ -35,7 +35,9 @@ class Checkpoint(CheckpointBase):
         """Begins counting at the step that training goes on from."""
         self._saved_step = pl_module.step
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Saves when the step counter has moved to a multiple of ``every``."""
         if self.every and outputs["stepped"] and pl_module.step % self.every == 0:
             self._save(trainer, pl_module.step)
@@ -45,7 +47,7 @@ class Checkpoint(CheckpointBase):
         self._save(trainer, pl_module.step)
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:
-        if not self.enabled or step == self._saved_step or trainer.fast_dev_run:
+        if not self.enabled or step == self._saved_step or is_dry_run(trainer):
             return
         folder = run_folder(trainer) / "checkpoints"
         partial, path = folder / "last.partial", folder / "last.ckpt"
@@ -53,7 +55,9 @@ class Checkpoint(CheckpointBase):
         self._saved_step = step
         if trainer.is_global_zero:
             if not partial.is_file():
-                raise VistokError(f"the checkpoint {path} was not written: is the disk full or {folder} not writable?")
+                raise VistokError(
+                    f"the checkpoint {path} was not written: is the disk full or {folder} not writable?"
+                )
             if self.keep:
                 self._keep(partial, folder / f"step={step}.ckpt")
             partial.replace(path)
@@ -101,7 +105,7 @@ class SaveTokenizer(pl.Callback):
         return Path(self.folder) if self.folder else run_folder(trainer) / "tokenizer"
 
     def _write(self, trainer: pl.Trainer, module: Any) -> None:
-        if self.enabled and trainer.is_global_zero and module.step and not trainer.fast_dev_run:
+        if self.enabled and trainer.is_global_zero and module.step and not is_dry_run(trainer):
             tokenizer = module.exported
             tokenizer.provenance = {**tokenizer.provenance, "trained_steps": module.step}
             tokenizer.save(self.path(trainer))
@@ -122,7 +126,9 @@ class StopOnCtrlC(pl.Callback):
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._on_signal)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Stops all processes after the same step."""
         if trainer.world_size > 1:
             self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
@@ -145,3 +151,8 @@ class StopOnCtrlC(pl.Callback):
 def run_folder(trainer: pl.Trainer) -> Path:
     """Where a run writes: the Trainer's ``default_root_dir``."""
     return Path(trainer.default_root_dir)
+
+
+def is_dry_run(trainer: pl.Trainer) -> bool:
+    """Whether ``fast_dev_run`` is on, which is to leave nothing behind."""
+    return bool(getattr(trainer, "fast_dev_run", False))

@@ -29,9 +29,13 @@ class UsageMonitor(pl.Callback):
 
     def __init__(self, window: int = 100) -> None:
         self.window = window
-        self._start_anew()
+        self._usage: CodebookUsage | None = None
+        self._pending: list[Tensor] = []
+        self._num_steps = 0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Gathers one micro-batch; at the end of a window counts, logs and starts anew."""
         indices, size = outputs["indices"], pl_module.tokenizer.quantizer.codebook_size
         if indices is None or size is None or size > _MOST_CODES:
@@ -48,9 +52,4 @@ class UsageMonitor(pl.Callback):
             self._usage.reduce()
             values = {"codebook/usage": self._usage.usage, "codebook/perplexity": self._usage.perplexity}
             pl_module.log_dict(values, batch_size=1)
-            self._start_anew()
-
-    def _start_anew(self) -> None:
-        self._usage: CodebookUsage | None = None
-        self._pending: list[Tensor] = []
-        self._num_steps = 0
+            self._usage, self._num_steps = None, 0

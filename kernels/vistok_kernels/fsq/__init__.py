@@ -44,7 +44,9 @@ def fsq(latents: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
     check_floating(latents, "latents")
     dim = len(levels)
     if latents.ndim == 0 or latents.shape[-1] != dim:
-        raise ValueError(f"latents have shape {tuple(latents.shape)}, the last dimension must be {dim}: one channel a level")
+        raise ValueError(
+            f"latents have shape {tuple(latents.shape)}, the last dimension must be {dim}: one channel a level"
+        )
     quantized, indices = _fsq(latents.reshape(-1, dim), list(levels))
     return quantized.reshape(latents.shape), indices.reshape(latents.shape[:-1])
 
@@ -76,12 +78,18 @@ def fsq_decode(indices: Tensor, levels: Sequence[int]) -> Tensor:
 
 
 def _quantize_elementwise(latents: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
-    check_finite(latents, "latents", "look for the overflow in the encoder: a lower learning rate or float32 may cure it")
+    check_finite(
+        latents,
+        "latents",
+        "look for the overflow in the encoder: a lower learning rate or float32 may cure it",
+    )
     return elementwise.fsq(latents, levels)
 
 
 _fsq = torch.library.custom_op("vistok_kernels::fsq", _quantize_elementwise, mutates_args=())
-_fsq_backward = torch.library.custom_op("vistok_kernels::fsq_backward", elementwise.fsq_backward, mutates_args=())
+_fsq_backward = torch.library.custom_op(
+    "vistok_kernels::fsq_backward", elementwise.fsq_backward, mutates_args=()
+)
 
 
 @_fsq.register_kernel("cuda")

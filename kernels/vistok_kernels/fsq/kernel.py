@@ -18,9 +18,9 @@ _channels = lru_cache(maxsize=64)(channels)
 
 
 def block(dim: int) -> tuple[int, int]:
-    """Rows and channels of one program: about 2048 values, 16 for each thread of 4 warps."""
+    """Rows and channels of one program: about 1024 values, 8 for each thread of 4 warps."""
     width = triton.next_power_of_2(dim)
-    return max(1, 2048 // width), width
+    return max(1, 1024 // width), width
 
 
 @triton.jit
@@ -39,7 +39,6 @@ def _round_half_to_even(x):
     return tl.where((rest > 0.5) | ((rest == 0.5) & odd), below + 1.0, below)
 
 
-# Floor: 4 N D read, 4 N D + 8 N written, in bytes.
 @triton.jit
 def fsq_kernel(
     latents,
@@ -57,6 +56,7 @@ def fsq_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
+    """Bounds, rounds and numbers a block of latents. Floor: 4 N D bytes read, 4 N D + 8 N written."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     at = tl.arange(0, BLOCK_CHANNELS)
     present = at < DIM
@@ -79,7 +79,6 @@ def fsq_kernel(
     tl.store(indices + rows, tl.where(good, tl.sum(digits, axis=1), -1), mask=rows < num_latents)
 
 
-# Floor: 8 N D read, 4 N D written, in bytes.
 @triton.jit
 def fsq_backward_kernel(
     gradient,
@@ -96,6 +95,7 @@ def fsq_backward_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
+    """The bound's gradient, as if nothing were rounded. Floor: 8 N D bytes read, 4 N D written."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     at = tl.arange(0, BLOCK_CHANNELS)
     present = at < DIM

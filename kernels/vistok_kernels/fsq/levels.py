@@ -35,9 +35,13 @@ def check_levels(levels: Sequence[int]) -> None:
         ValueError: no level, one below 2, or a product above 2^62.
     """
     if len(levels) == 0 or min(levels) < 2:
-        raise ValueError(f"levels are {tuple(levels)}, there must be at least one and each must be at least 2")
+        raise ValueError(
+            f"levels are {tuple(levels)}, there must be at least one and each must be at least 2"
+        )
     if math.prod(levels) > MAX_CODES:
-        raise ValueError(f"levels {tuple(levels)} make {math.prod(levels)} codes, at most 2^62 have an exact index; use fewer")
+        raise ValueError(
+            f"levels {tuple(levels)} make {math.prod(levels)} codes, at most 2^62 have an exact index; use fewer"
+        )
 
 
 def channels(levels: Sequence[int], dtype: torch.dtype, device: torch.device) -> Channels:
@@ -48,5 +52,8 @@ def channels(levels: Sequence[int], dtype: torch.dtype, device: torch.device) ->
     bases = [math.prod(levels[:position]) for position in range(len(levels))]
     return Channels(
         *(torch.tensor(values, dtype=dtype, device=device) for values in (shift, reach, offset)),
-        *(torch.tensor(v, dtype=torch.int64, device=device) for v in ([level // 2 for level in levels], bases)),
+        *(
+            torch.tensor(v, dtype=torch.int64, device=device)
+            for v in ([level // 2 for level in levels], bases)
+        ),
     )

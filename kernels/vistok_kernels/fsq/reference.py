@@ -37,7 +37,11 @@ def fsq(latents: Tensor, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
     bounded = bound(latents, levels)
     steps = bounded.detach().round()
     straight_through = steps + (bounded - bounded.detach())
-    quantized, indices, base = [], torch.zeros(latents.shape[:-1], dtype=torch.int64, device=latents.device), 1
+    quantized, indices, base = (
+        [],
+        torch.zeros(latents.shape[:-1], dtype=torch.int64, device=latents.device),
+        1,
+    )
     for channel, level in enumerate(levels):
         quantized.append(straight_through[..., channel] / (level // 2))
         indices = indices + (steps[..., channel].long() + level // 2) * base

@@ -47,7 +47,9 @@ def nearest_code(latents: Tensor, codebook: Tensor, metric: str = "euclid") -> T
             "they must be (N, D) and (K, D) of one D; flatten latents with .reshape(-1, D)"
         )
     if codebook.numel() == 0:
-        raise ValueError(f"the codebook has shape {tuple(codebook.shape)}, it needs at least one code and one channel")
+        raise ValueError(
+            f"the codebook has shape {tuple(codebook.shape)}, it needs at least one code and one channel"
+        )
     _check_one_device(latents, "latents", codebook, "the codebook")
     indices: Tensor = _nearest_code(latents.detach(), codebook.detach(), metric)
     return indices
@@ -81,7 +83,11 @@ def code_sums(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Ten
 
 def _search_blocked(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
     check_finite(codebook, "codebook values", "reinitialise it, and look for the update that broke it")
-    check_finite(latents, "latents", "look for the overflow in the encoder: a lower learning rate or float32 may cure it")
+    check_finite(
+        latents,
+        "latents",
+        "look for the overflow in the encoder: a lower learning rate or float32 may cure it",
+    )
     # a caller's autocast must not reach the products
     with torch.autocast(latents.device.type, enabled=False):
         return blocked.nearest_code(latents, codebook, metric)
@@ -135,4 +141,6 @@ def _(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Tensor, Ten
 
 def _check_one_device(first: Tensor, first_name: str, second: Tensor, second_name: str) -> None:
     if first.device != second.device:
-        raise ValueError(f"{first_name} are on {first.device} and {second_name} on {second.device}; move one with .to()")
+        raise ValueError(
+            f"{first_name} are on {first.device} and {second_name} on {second.device}; move one with .to()"
+        )

@@ -56,7 +56,7 @@ def _best_of_tile(scores: Tensor) -> tuple[Tensor, Tensor]:
 
     ``amin`` is vectorised where a minimum with its position is not: so the position is sought in the best group alone.
     """
-    groups = scores.unflatten(1, (-1, _GROUP))
+    groups = scores.view(len(scores), -1, _GROUP)
     best, group = groups.amin(dim=2).min(dim=1)
     within = groups[torch.arange(len(scores), device=scores.device), group].argmin(dim=1)
     return best, group * _GROUP + within

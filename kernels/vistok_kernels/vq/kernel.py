@@ -28,9 +28,7 @@ def search_tile(dim: int) -> Tile:
         return Tile(128, 64, 16, 4, 2)
     if dim <= 32:
         return Tile(128, 64, 32, 8, 2)
-    if dim <= 64:
-        return Tile(64, 64, 64, 8, 2)
-    return Tile(64, 128, 32, 8, 2)
+    return Tile(64, 64, 16, 8, 2)
 
 
 def sums_tile(dim: int) -> Tile:
@@ -53,8 +51,6 @@ def _load_moved(row_ptrs, stride_channel, center, unit, channels, row_mask, DIM:
     return moved, finite
 
 
-# Floor: 4 (N D + K D + K) + 8 N bytes, each input once from memory; 2 N K D flops. Latents stay in registers while the
-# codebook streams past them from L2; past one tile of channels both stream. Small dims are padded to 16 channels.
 @triton.jit
 def nearest_code_kernel(
     latents,
@@ -72,6 +68,11 @@ def nearest_code_kernel(
     BLOCK_CODES: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
+    """A program keeps the best code of each of its rows while the codebook streams past from L2.
+
+    Floor: 4 (N D + K D + K) + 8 N bytes, each input once from memory; 2 N K D flops. Latents stay in registers where
+    one tile holds all channels, and stream too where it does not. Dims below 16 are padded to 16.
+    """
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = rows < num_latents
     row_ptrs = latents + rows * stride_row
@@ -145,8 +146,6 @@ def nearest_code(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
     return indices
 
 
-# Floor: 4 D (N + K) + 8 N + 8 K bytes, N D flops. A program owns one code and adds its latents in their order, so there
-# are no atomics and every run gives the same bits.
 @triton.jit
 def code_sums_kernel(
     latents,
@@ -159,6 +158,10 @@ def code_sums_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
+    """A program owns one code and adds its latents in their order: no atomics, the same bits at every run.
+
+    Floor: 4 D (N + K) + 8 N + 8 K bytes, N D flops.
+    """
     code = tl.program_id(0).to(tl.int64)
     channels = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     present = channels < DIM

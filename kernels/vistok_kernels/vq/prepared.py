@@ -40,7 +40,9 @@ def prepare(codebook: Tensor, metric: str) -> Prepared:
     if metric == "cosine":
         # dividing by the extent first keeps the squares inside the range
         codes = F.normalize(codebook / torch.where(extent > 0, extent, unit), dim=1).float()
-        return Prepared(torch.zeros_like(codebook[0]), bad.float(), codes.T.contiguous(), codes.new_zeros(len(codes)))
+        return Prepared(
+            torch.zeros_like(codebook[0]), bad.float(), codes.T.contiguous(), codes.new_zeros(len(codes))
+        )
     center = _center(codebook)
     codes = codebook - center
     exponent = torch.frexp(codes.abs().amax()).exponent.clamp(-100, 100)
