@@ -36,6 +36,7 @@ def finished(tmp_path):
     down = {
         "loss_bits_per_token": 3.5,
         "unigram_bits_per_token": 4.0,
+        "unigram_entropy_bits_per_token": 3.9,
         "evaluated_on": "9 tiles",
         "parameters": 10,
         "train_tiles": 3,

@@ -103,7 +103,7 @@ def test_bad_values_never_become_an_index(cls, bad):
         pytest.skip("continuous")
     latent = latents(quantizer)
     latent[0, 0, 0, 0] = bad
-    with pytest.raises(ValueError, match="NaN|finite|Inf"):
+    with pytest.raises(ValueError, match=r"NaN|finite|Inf"):
         quantizer(latent)
 
 

@@ -1,4 +1,4 @@
-import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,7 +145,7 @@ def _train(rank: int, world_size: int, folder: str, update: str) -> None:
     torch.manual_seed(0)
     quantizer = VQ(24, 3, update=update, revive_after=2, metric="cosine").train()
     if world_size > 1:
-        store = dist.FileStore(os.path.join(folder, f"store{world_size}{update}"), world_size)
+        store = dist.FileStore(str(Path(folder) / f"store{world_size}{update}"), world_size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     generator = torch.Generator().manual_seed(1)
     for step in range(6):
@@ -156,7 +156,7 @@ def _train(rank: int, world_size: int, folder: str, update: str) -> None:
         quantizer(share)
         quantizer.update()
     if rank == 0:
-        torch.save(quantizer.state_dict(), os.path.join(folder, f"state{world_size}{update}.pt"))
+        torch.save(quantizer.state_dict(), Path(folder) / f"state{world_size}{update}.pt")
     if world_size > 1:
         dist.destroy_process_group()
 

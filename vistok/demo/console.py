@@ -67,7 +67,15 @@ class Bar:
             from tqdm import tqdm
 
             layout = "      {percentage:3.0f}% |{bar:16}| {desc}"
-            self._bar = tqdm(total=1.0, bar_format=layout, dynamic_ncols=True, mininterval=0, file=sys.stderr)
+            self._bar = tqdm(
+                desc=text,
+                initial=share,
+                total=1.0,
+                bar_format=layout,
+                dynamic_ncols=True,
+                mininterval=0,
+                file=sys.stderr,
+            )
         self._bar.n = min(share, 1.0)
         self._bar.set_description_str(text, refresh=False)
         self._bar.refresh()

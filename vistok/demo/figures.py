@@ -92,8 +92,8 @@ def usage_figure(counts: Sequence[int]) -> bytes:
         return _svg(figure)
 
 
-def downstream_figure(curves: Mapping[str, Curve], unigram: float) -> bytes:
-    """Bits per token of the downstream model over steps, with the unigram line; SVG."""
+def downstream_figure(curves: Mapping[str, Curve], unigram: float, entropy: float) -> bytes:
+    """Bits per token of the downstream model over steps, with the lines that it is to fall below; SVG."""
     with _figure(1, 1, width=7.0, height=3.6) as (figure, (axis,)):
         axis.plot(
             *split(curves.get("train_bits", [])), color=BLUE, marker="o", ms=3.5, label="training tiles"
@@ -102,8 +102,10 @@ def downstream_figure(curves: Mapping[str, Curve], unigram: float) -> bytes:
             *split(curves.get("held_out_bits", [])), color=GREEN, marker="o", ms=3.5, label="held-out tiles"
         )
         axis.axhline(unigram, color=RED, lw=1.5, ls="--", label=f"unigram on held-out tiles, {unigram:.2f}")
+        told = f"entropy of the held-out tokens, {entropy:.2f}"
+        axis.axhline(entropy, color=RED, lw=1.2, ls=":", label=told)
         axis.set(xlabel="step", ylabel="bits per token")
-        axis.legend()
+        axis.legend(fontsize=8)
         return _svg(figure)
 
 

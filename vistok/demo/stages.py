@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def train(job: Job) -> dict[str, Any]:
         "trainer.check_val_every_n_epoch": "null",
         "trainer.num_sanity_val_steps": 0,
         "trainer.enable_model_summary": "false",
+        "checkpoint.every": 200,
         "data.train": job.sources.train,
         "data.val": job.sources.held_out,
         "export.folder": job.out / "tokenizer",
@@ -79,7 +81,12 @@ def train(job: Job) -> dict[str, Any]:
         for callback in command.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LiveBar):
                 callback.disable()  # ours counts seconds, not steps
-        command.run()
+        try:
+            command.run()
+        except SystemExit as stop:  # Lightning makes one of a Ctrl-C, and leaves the signal ignored
+            if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from stop
     if command.interrupt.interrupted:
         raise KeyboardInterrupt
     step = int(command.model.step)

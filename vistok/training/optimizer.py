@@ -65,7 +65,8 @@ class OptimizerSettings:
         Raises:
             RecipeError: all of them are frozen.
         """
-        decayed, kept = [], []
+        decayed: list[nn.Parameter] = []
+        kept: list[nn.Parameter] = []
         for name, weight in module.named_parameters():
             if weight.requires_grad:
                 (kept if weight.ndim < 2 or name.endswith("codebook") else decayed).append(weight)
@@ -102,4 +103,5 @@ def total_norm(weights: Iterable[nn.Parameter]) -> Tensor:
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     if not gradients:
         return torch.zeros(())
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm
