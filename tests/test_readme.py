@@ -17,7 +17,7 @@ from vistok.tokenizer import Tokenizer
 README = Path(__file__).parent.parent / "README.md"
 # what a short training changes in recipes/semantic_vq.yaml; everything else stays as published there
 SHORT = """
-trainer: {max_steps: 120, accelerator: cpu, precision: 32-true, val_check_interval: 1.0, log_every_n_steps: 10}
+trainer: {max_steps: 120, accelerator: cpu, precision: 32-true, val_check_interval: 120, log_every_n_steps: 10}
 data: {val: null, size: 128, batch_size: 8, workers: 0, scale: [0.3, 0.9]}
 by_class:
   VQ: {codebook_size: 512, revive_after: 20}
@@ -62,14 +62,14 @@ def test_the_python_of_the_readme_runs_as_written_on_all_four_kinds(tokenizer, t
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.M | re.S)
     assert len(blocks) >= 1
     monkeypatch.chdir(tmp_path)
-    tokenizer.save("vistok-demo/tokenizer")
-    shards.encode(tokenizer, Tiles(Photos("held_out"), 128), "vistok-demo/shards", progress=False)
+    tokenizer.save("runs/demo/tokenizer")
+    shards.encode(tokenizer, Tiles(Photos("held_out"), 128), "runs/demo/shards", progress=False)
     for block in blocks:
         exec(compile(block, str(README), "exec"), {})
     assert tokenizer.spec.kind in capsys.readouterr().out
     # decoding a shard is decoding the direct path, bit for bit
     with torch.no_grad():
-        for item in list(shards.open("vistok-demo/shards", tokenizer))[:2]:
+        for item in list(shards.open("runs/demo/shards", tokenizer))[:2]:
             batch = shards.collate([item])
             x = Tiles(Photos("held_out"), 128).pil(item["key"])
             direct = tokenizer.decode(tokenizer.encode(tokenizer.preprocess(x)))

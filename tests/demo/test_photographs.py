@@ -18,8 +18,8 @@ def test_own_photographs_are_split_by_whole_images_and_reduced(tmp_path):
         picture(tmp_path / "own" / f"{number}.png", width=1000, height=500, seed=number)
     sources, left_out = copy_photographs(tmp_path / "own", tmp_path / "copies")
     train, held_out = open_images(sources.train), open_images(sources.held_out)
-    assert [photo_name(key) for key in held_out.keys()] == ["4.png"]
-    assert [photo_name(key) for key in train.keys()] == ["0.png", "1.png", "2.png", "3.png", "5.png"]
+    assert list(map(photo_name, held_out.keys())) == ["4.png"]
+    assert list(map(photo_name, train.keys())) == ["0.png", "1.png", "2.png", "3.png", "5.png"]
     assert train.read(0).size == (MAX_SIDE, MAX_SIDE // 2)
     assert left_out == {}
 
@@ -32,9 +32,8 @@ def test_files_that_cannot_be_used_are_left_out_with_a_reason(tmp_path):
     sources, left_out = copy_photographs(tmp_path / "own", tmp_path / "copies")
     assert set(left_out) == {"small.png", "broken.png"}
     assert "500 x 20" in left_out["small.png"]
-    names = {
-        photo_name(key) for what in (sources.train, sources.held_out) for key in open_images(what).keys()
-    }
+    copies = [open_images(what) for what in (sources.train, sources.held_out)]
+    names = {photo_name(key) for images in copies for key in list(images.keys())}
     assert names == {"a-x.png", "a-x.png_", "z.png"}
 
 

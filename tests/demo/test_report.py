@@ -42,7 +42,7 @@ def finished(tmp_path):
         "train_tiles": 3,
     }
     stages = {
-        "train": {"steps": 2, "seconds": 1.0, "batch_size": 4},
+        "train": {"recipe": "small.yaml", "steps": 2, "seconds": 1.0, "batch_size": 4},
         "reconstruct": {"pictures": [{"photo": "<pic>", "psnr": 12.34}]},
         "encode": {
             "num_tiles": 4, "num_tokens": 8, "num_shards": 1, "bytes": 100, "verified": "intact", "decoded": 4,
@@ -61,8 +61,8 @@ def finished(tmp_path):
 def test_the_report_holds_all_its_images_and_refers_to_nothing_outside(finished):
     html = write_report(*finished).read_text()
     sources = re.findall(r'src="([^"]*)"', html)
-    # 3 of the photograph, the error scale, 2 of the token map, 3 plots, 2 samples
-    assert len(sources) == 11
+    # 3 of the photograph, the error scale, 2 of the token map, 5 plots, 2 samples
+    assert len(sources) == 13
     assert all(re.match(r"data:image/(png|svg\+xml);base64,", source) for source in sources)
     assert "http:" not in html and "https:" not in html and "url(" not in html
     assert "<script" not in html and "<link" not in html

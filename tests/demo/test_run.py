@@ -98,9 +98,17 @@ def test_a_finished_demo_is_not_run_again(finished, inputs, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 
+def test_a_deleted_report_is_written_again_from_what_is_there(finished, inputs):
+    out, summary = finished
+    (out / "report.html").unlink()
+    again = run(out, seconds=SECONDS, **inputs)
+    assert (out / "report.html").is_file()
+    assert again["held_out_psnr"] == summary["held_out_psnr"] and again["downstream"] == summary["downstream"]
+
+
 def test_other_settings_in_the_same_directory_are_refused(finished, inputs):
     out, _ = finished
-    with pytest.raises(VistokError, match="seconds=2.0, not 3.0"):
+    with pytest.raises(VistokError, match=r"seconds=2\.0, not 3\.0"):
         run(out, seconds=3.0, **inputs)
     with pytest.raises(VistokError, match="photos="):
         run(out, seconds=SECONDS, photos=out / "samples", recipe=inputs["recipe"])

@@ -41,7 +41,9 @@ def test_a_recipe_builds_at_full_size(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_at_tiny_size_and_leaves_a_tokenizer(tmp_path, name):
-    cli = build("fit", [name, "tiny"], ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_steps", "3"])
+    cli = build(
+        "fit", [name, "tiny"], ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_steps", "3"]
+    )
     cli.run()
     metrics = cli.trainer.callback_metrics
     losses = {key: float(value) for key, value in metrics.items() if key.startswith(("loss/", "val/"))}
@@ -69,7 +71,10 @@ def instantiate(node: Any) -> Any:
     """Builds ``class_path`` and ``init_args`` on the meta device."""
     import importlib
 
-    arguments = {k: instantiate(v) if isinstance(v, dict) and "class_path" in v else v for k, v in node.get("init_args", {}).items()}
+    arguments = {
+        k: instantiate(v) if isinstance(v, dict) and "class_path" in v else v
+        for k, v in node.get("init_args", {}).items()
+    }
     module, _, name = node["class_path"].rpartition(".")
     with torch.device("meta"):
         return getattr(importlib.import_module(module), name)(**arguments)

@@ -35,7 +35,7 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     from vistok.evaluation import evaluate
 
     tokenizer = load_tokenizer(arguments)
-    images = open_images(arguments.data, policy=tokenizer.image_policy, multiple_of=tokenizer.encoder.factor)
+    images = open_images(arguments.data)
     perceptual = None if arguments.perceptual == "none" else arguments.perceptual
     result = evaluate(
         tokenizer, images, batch_size=arguments.batch_size, size=arguments.size, perceptual=perceptual

@@ -54,7 +54,7 @@ def run(command: str, arguments: argparse.Namespace) -> int:
         return OK
     from vistok.data import open_images
 
-    images = open_images(arguments.data, policy=tokenizer.image_policy, multiple_of=tokenizer.encoder.factor)
+    images = open_images(arguments.data)
     summary = shards.encode(
         tokenizer,
         images,

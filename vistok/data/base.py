@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from abc import abstractmethod
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 from vistok.errors import DataError
-from vistok.spec import ImagePolicy
+from vistok.spec import ImagePolicy, TokenizerSpec
 from vistok.tokenizer.images import read_image
 from vistok.tokenizer.preprocess import fit_image, to_tensor
+
+D = TypeVar("D", bound="ImageDataset")
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -23,13 +26,23 @@ class ImageDataset(Dataset[dict[str, Any]]):
     ``source``, and ``extras`` if it has more than images.
 
     Args:
-        policy: How images become tensors; None: their own size, cut to multiples.
+        policy: How images become tensors; None: their own size, cut to multiples, or as the tokenizer that they are
+            encoded with wants them (``fitted_to``).
         multiple_of: What both sides of ``image`` are divisible by.
     """
 
     def __init__(self, policy: ImagePolicy | None = None, multiple_of: int = 1) -> None:
+        self.is_fitted = policy is not None
         self.policy = policy or ImagePolicy()
         self.multiple_of = multiple_of
+
+    def fitted_to(self: D, spec: TokenizerSpec) -> D:
+        """The same images in sizes that a tokenizer takes; itself where a policy was given already."""
+        if self.is_fitted:
+            return self
+        fitted = copy.copy(self)
+        fitted.is_fitted, fitted.policy, fitted.multiple_of = True, spec.image, spec.multiple_of
+        return fitted
 
     @abstractmethod
     def keys(self) -> list[str]:

@@ -24,6 +24,7 @@ WEIGHT_DECAY = 0.05
 WARMUP = 0.05
 CHECKS = 12
 CHECKED = 192
+MOST_TILES = 256
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class Budget:
 
 
 def read_tokens(shards: Path, splits: tuple[str, ...] = ("train", "held_out")) -> dict[str, Tensor]:
-    """The tokens of all tiles in a shard directory, by the ``split`` that the demo stored beside them.
+    """The tokens of the tiles in a shard directory, by the ``split`` that the demo stored beside them.
+
+    No photograph gives more than 256 tiles, evenly chosen: a large sky would else be most of what is learned.
 
     Shapes:
         -> split: (tiles, N) int64.
@@ -69,15 +72,26 @@ def read_tokens(shards: Path, splits: tuple[str, ...] = ("train", "held_out")) -
     """
     import vistok.shards
 
-    found: dict[str, list[Tensor]] = {split: [] for split in splits}
-    loader: DataLoader[Any] = DataLoader(vistok.shards.open(shards), batch_size=64, collate_fn=list)  # type: ignore[arg-type]
+    found: dict[tuple[str, str], list[Tensor]] = {}
+    loader: DataLoader[Any] = DataLoader(vistok.shards.open(shards), batch_size=64, collate_fn=list)
     for items in loader:
         for item in items:
-            found[item["split"]].append(item["indices"].reshape(-1).long())
-    for split, tokens in found.items():
-        if not tokens:
+            found.setdefault((item["split"], item["photo"]), []).append(item["indices"].flatten())
+    result = {}
+    for split in splits:
+        chosen = [
+            tile for (of, _), tiles in found.items() if of == split for tile in _evenly(tiles, MOST_TILES)
+        ]
+        if not chosen:
             raise DataError(f"{shards} holds no tokens of split {split!r}: delete it and run the demo again")
-    return {split: torch.stack(tokens) for split, tokens in found.items()}
+        result[split] = torch.stack(chosen)
+    return result
+
+
+def _evenly(tiles: list[Tensor], limit: int) -> list[Tensor]:
+    if len(tiles) <= limit:
+        return tiles
+    return [tiles[i * len(tiles) // limit] for i in range(limit)]
 
 
 def frequencies(tokens: Tensor, codebook_size: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,32 +42,38 @@ _STYLE: Any = {
 }
 
 
-def training_figure(curves: Mapping[str, Curve]) -> bytes:
-    """Losses, held-out PSNR, and codebook usage with perplexity, over steps; SVG."""
-    with _figure(3, 1) as (figure, axes):
-        loss, quality, codebook = axes
-        terms = sorted(n for n in curves if n.startswith("loss/") and n != "loss/total")
-        for name in ["loss/total", *terms]:
-            if name in curves:
-                main = name == "loss/total"
-                loss.plot(
-                    *split(curves[name]),
-                    label=name[5:],
-                    lw=1.8 if main else 1.1,
-                    color=BLUE if main else None,
-                    alpha=1 if main else 0.75,
-                )
-        loss.set(title="Training losses", xlabel="step")
-        if all(value > 0 for name in terms for _, value in curves[name]):
-            loss.set_yscale("log")
-        if loss.lines:
-            loss.legend(fontsize=8)
-        quality.plot(*split(curves.get("val/psnr", [])), color=GREEN, marker="o", ms=4)
-        quality.set(title="Held-out PSNR, dB", xlabel="step")
-        codebook.plot(*split((x, 100 * y) for x, y in curves.get("codebook/usage", [])), color=ORANGE)
-        codebook.set(title="Codebook", xlabel="step", ylim=(0, 103))
-        codebook.set_ylabel("usage, %", color=ORANGE)
-        right = codebook.twinx()
+def loss_figure(curves: Mapping[str, Curve]) -> bytes:
+    """Every loss of training over steps, as it is before its weight; SVG."""
+    names = [name for name in curves if name.startswith("loss/") and name != "loss/total"]
+    shown = [*(["loss/total"] if "loss/total" in curves else []), *sorted(names)]
+    with _Figure() as (figure, axis):
+        for name, colour in zip(shown, itertools.cycle((BLUE, ORANGE, GREEN, RED, MUTED)), strict=False):
+            axis.plot(
+                *split(curves[name]), label=name[5:], color=colour, lw=2.4 if name == "loss/total" else 1.2
+            )
+        axis.set(title="Training losses", xlabel="step")
+        if all(value > 0 for name in shown for _, value in curves[name]):
+            axis.set_yscale("log")
+        if shown:
+            axis.legend(fontsize=9)
+        return _svg(figure)
+
+
+def quality_figure(curves: Mapping[str, Curve]) -> bytes:
+    """Held-out PSNR over steps; SVG."""
+    with _Figure() as (figure, axis):
+        axis.plot(*split(curves.get("val/psnr", [])), color=GREEN, marker="o", ms=4)
+        axis.set(title="Held-out PSNR, dB", xlabel="step")
+        return _svg(figure)
+
+
+def codebook_figure(curves: Mapping[str, Curve]) -> bytes:
+    """Usage and perplexity of the codebook over steps; SVG."""
+    with _Figure() as (figure, axis):
+        axis.plot(*split((x, 100 * y) for x, y in curves.get("codebook/usage", [])), color=ORANGE)
+        axis.set(title="Codebook", xlabel="step", ylim=(0, 103))
+        axis.set_ylabel("usage, %", color=ORANGE)
+        right = axis.twinx()
         right.plot(*split(curves.get("codebook/perplexity", [])), color=BLUE)
         right.set_ylabel("perplexity", color=BLUE)
         right.set_ylim(bottom=0)
@@ -77,7 +84,7 @@ def training_figure(curves: Mapping[str, Curve]) -> bytes:
 def usage_figure(counts: Sequence[int]) -> bytes:
     """How often each code occurs, most frequent first, beside what equal use would give; SVG."""
     ordered = np.sort(np.asarray(counts))[::-1]
-    with _figure(1, 1, width=11.0, height=2.9) as (figure, (axis,)):
+    with _Figure(11.0, 2.9) as (figure, axis):
         axis.fill_between(np.arange(len(ordered)), ordered, step="mid", color=BLUE, alpha=0.85, lw=0)
         axis.axhline(ordered.mean(), color=ORANGE, lw=1.5, ls="--", label=f"equal use, {ordered.mean():.1f}")
         used = int((ordered > 0).sum())
@@ -94,7 +101,7 @@ def usage_figure(counts: Sequence[int]) -> bytes:
 
 def downstream_figure(curves: Mapping[str, Curve], unigram: float, entropy: float) -> bytes:
     """Bits per token of the downstream model over steps, with the lines that it is to fall below; SVG."""
-    with _figure(1, 1, width=7.0, height=3.6) as (figure, (axis,)):
+    with _Figure(6.0, 4.2) as (figure, axis):
         axis.plot(
             *split(curves.get("train_bits", [])), color=BLUE, marker="o", ms=3.5, label="training tiles"
         )
@@ -142,13 +149,13 @@ def _coloured(values: NDArray[Any], name: str) -> Pixels:
     return colours
 
 
-class _figure:
-    """A figure with some axes side by side, in the report's style."""
+class _Figure:
+    """A figure with one pair of axes, in the report's style; sizes in inches."""
 
-    def __init__(self, columns: int, rows: int, width: float = 13.0, height: float = 3.4) -> None:
-        self._shape, self._size = (rows, columns), (width, height)
+    def __init__(self, width: float = 4.6, height: float = 3.4) -> None:
+        self._size = (width, height)
 
-    def __enter__(self) -> tuple[Any, list[Any]]:
+    def __enter__(self) -> tuple[Any, Any]:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -158,8 +165,7 @@ class _figure:
         # no pyplot: it would choose a window system and keep the figure
         figure = Figure(figsize=self._size, layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(*self._shape, squeeze=False)
-        return figure, list(axes.flat)
+        return figure, figure.subplots()
 
     def __exit__(self, *error: object) -> None:
         self._context.__exit__(*error)

@@ -27,7 +27,8 @@ figure.plot img { border-radius: 0; }
 figcaption { margin-top: 6px; color: var(--muted); font-size: 0.875rem; }
 .samples { display: grid; grid-template-columns: repeat(4, 1fr); gap: 8px; max-width: 480px; }
 .samples img { width: 100%; border-radius: 4px; display: block; image-rendering: pixelated; }
-.scale { display: flex; gap: 8px; align-items: center; color: var(--muted); font-size: 0.875rem; }
+.scale { display: flex; flex-wrap: wrap; gap: 2px 8px; align-items: center; color: var(--muted); font-size: 0.875rem; }
+.scale span { white-space: nowrap; }
 .scale img { width: 160px; height: 10px; border-radius: 3px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9375rem; }
 td { padding: 6px 12px 6px 0; border-top: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }

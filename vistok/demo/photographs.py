@@ -13,7 +13,7 @@ from vistok.errors import DataError, ImageError
 
 TILE = 64
 MAX_SIDE = 640
-MAX_PHOTOS = 60
+MAX_PHOTOS = {"train": 24, "held_out": 6}
 SPLITS = ("train", "held_out")
 
 # (name, scale, shift in pixels, mirrored); the held-out photographs have the plain ones only
@@ -40,7 +40,7 @@ class Sources:
 
 
 def copy_photographs(folder: Path, into: Path) -> tuple[Sources, dict[str, str]]:
-    """Copies one's own photographs, at most 640 pixels wide or high and at most 60 of them, split by whole images.
+    """Copies one's own photographs, at most 640 pixels wide or high and at most 30 of them, split by whole images.
 
     The demo has minutes: a photograph of 12 million pixels would take all of them. Every fifth image is held out.
 
@@ -55,7 +55,7 @@ def copy_photographs(folder: Path, into: Path) -> tuple[Sources, dict[str, str]]
     for split in SPLITS:
         photos = Photos(split, folder)
         keys = photos.keys()
-        limit = MAX_PHOTOS if split == "train" else MAX_PHOTOS // 5
+        limit = MAX_PHOTOS[split]
         chosen = [i * len(keys) // limit for i in range(limit)] if len(keys) > limit else range(len(keys))
         count[split] = 0
         for index in chosen:

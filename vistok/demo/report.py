@@ -35,13 +35,13 @@ def write_report(out: Path, summary: Mapping[str, Any], stages: Mapping[str, Map
     body = [
         page.cards(_headline(summary)),
         _reconstructions(out, stages["reconstruct"]),
-        _training(out, summary, stages["train"]),
+        _training(out, stages["train"]),
         _codebook(stages["encode"]),
         _tokens(out, stages["reconstruct"], len(stages["encode"]["counts"])),
         _downstream(out, stages["learn"]),
         _shards(stages["encode"]),
         _how_to_use(out),
-        _reproduction(summary),
+        _reproduction(summary, stages["train"]["recipe"]),
     ]
     subtitle = f"A visual tokenizer trained, used and judged on this machine in {minutes}, from nothing but a few photographs."
     path = out / str(summary["report"])
@@ -97,14 +97,20 @@ def _reconstructions(out: Path, found: Mapping[str, Any]) -> str:
     return page.section("Held-out photographs", intro, *rows, scale, *more)
 
 
-def _training(out: Path, summary: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    figure = figures.training_figure(training_curves(out / "training"))
+def _training(out: Path, found: Mapping[str, Any]) -> str:
+    curves = training_curves(out / "training")
+    plots = page.div(
+        "row",
+        page.picture(figures.loss_figure(curves), "training losses", kind="plot"),
+        page.picture(figures.quality_figure(curves), "held-out PSNR", kind="plot"),
+        page.picture(figures.codebook_figure(curves), "codebook usage and perplexity", kind="plot"),
+    )
     seconds = found["seconds"]
     intro = (
         f"{found['steps']} steps of {found['batch_size']} random crops in {seconds:.0f} s, {found['steps'] / max(seconds, 1e-9):.1f} steps/s. "
-        "Usage and perplexity here are those of each window of training steps."
+        "PSNR here is of the first two held-out photographs, usage and perplexity are of each window of training steps."
     )
-    return page.section("Training", intro, page.picture(figure, "training curves", kind="plot"))
+    return page.section("Training", intro, plots)
 
 
 def _codebook(found: Mapping[str, Any]) -> str:
@@ -181,7 +187,7 @@ def _how_to_use(out: Path) -> str:
     return page.section("Use it", "", page.code(source))
 
 
-def _reproduction(summary: Mapping[str, Any]) -> str:
+def _reproduction(summary: Mapping[str, Any], recipe: str) -> str:
     import torch
 
     from vistok import __version__
@@ -191,12 +197,12 @@ def _reproduction(summary: Mapping[str, Any]) -> str:
     if settings["photos"] is not None:
         command += f" --photos {settings['photos']}"
     rows = [
-        ("recipe", f"demo.yaml, sha256 {settings['recipe']}"),
+        ("recipe", f"{recipe}, sha256 {settings['recipe']}"),
         ("PSNR protocol", summary["held_out_psnr_protocol"]),
         ("vistok", __version__),
         (
             "torch",
-            f"{torch.__version__}, {torch.get_num_threads()} threads, {'CUDA ' + str(torch.version.cuda) if torch.cuda.is_available() else 'CPU'}",
+            f"{torch.__version__}, threads: {torch.get_num_threads()}, {'CUDA ' + str(torch.version.cuda) if torch.cuda.is_available() else 'CPU'}",
         ),
         ("Python", platform.python_version()),
         ("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"),

@@ -64,7 +64,7 @@ def run(
         raise VistokError(f"--photos {photos} is not a folder: give one with photographs")
     state = State.open(out, settings)
     console = Console(num_stages=5, shown=progress)
-    if state.done("report"):
+    if state.done("report") and all((out / name).is_file() for name in ("report.html", "summary.json")):
         console.say(
             f"This demo is finished: open {out / 'report.html'}\nTo run it again, give another --out or delete {out}."
         )
@@ -86,7 +86,7 @@ def _run_stages(
 
     def stage(name: str, title: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         console.stage(title)
-        if state.done(name):
+        if state.done(name) and name != "report":
             console.result("done before")
             return state.stages[name]
         began = time.monotonic()
@@ -118,6 +118,7 @@ def _run_stages(
         state.seconds["total"] = done_before + time.monotonic() - start
         summary.update(_summarise(state))
         write_report(state.folder, summary, state.stages)
+        summary["total_seconds"] = round(done_before + time.monotonic() - start, 2)
         write_text(state.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         console.result(f"{state.folder / 'report.html'}: open it in a browser")
         return {}

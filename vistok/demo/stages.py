@@ -24,6 +24,7 @@ from vistok.tokenizer import Tokenizer, load
 from vistok.tokenizer.preprocess import to_pil
 
 NUM_SAMPLES = 16
+VALIDATED = 2
 TOP_K = 100
 
 
@@ -66,6 +67,7 @@ def train(job: Job) -> dict[str, Any]:
         "trainer.max_steps": 10**9,
         "trainer.check_val_every_n_epoch": "null",
         "trainer.num_sanity_val_steps": 0,
+        "trainer.limit_val_batches": VALIDATED,
         "trainer.enable_model_summary": "false",
         "checkpoint.every": 200,
         "data.train": job.sources.train,
@@ -91,7 +93,12 @@ def train(job: Job) -> dict[str, Any]:
         raise KeyboardInterrupt
     step = int(command.model.step)
     job.console.result(f"{job.out / 'tokenizer'}: {step} steps in {pace.elapsed:.0f} s")
-    return {"steps": step, "seconds": pace.elapsed, "batch_size": int(command.datamodule.batch_size)}
+    return {
+        "recipe": job.recipe.name,
+        "steps": step,
+        "seconds": pace.elapsed,
+        "batch_size": int(command.datamodule.batch_size),
+    }
 
 
 def reconstruct(job: Job) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def evaluate(
 
     Args:
         tokenizer: Any; one without a pixel decoder has only the metrics of its tokens.
-        dataset: Images as ``vistok.data`` gives them, of sizes that the tokenizer takes.
+        dataset: Images as ``vistok.data`` gives them; where it was given no image policy, it takes the tokenizer's.
         batch_size: Images at once.
         size: Cut the central square of that many pixels; None takes images as the dataset gives them.
         perceptual: ``efficientnet-lite0``, ``lpips``, ``lpips-alex``, a timm model name, or None for none.
@@ -75,6 +75,8 @@ def evaluate(
 
     if batch_size < 1:
         raise RecipeError(f"batch_size is {batch_size}: give at least 1")
+    if hasattr(dataset, "fitted_to"):
+        dataset = dataset.fitted_to(tokenizer.spec)
     run = _Run(tokenizer, perceptual, distribution)
     with tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not progress) as bar:
         for images, positions, keys in same_size_batches(dataset, batch_size, size):

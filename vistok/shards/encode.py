@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from vistok.data import ImageDataset
 from vistok.errors import ShardError
 from vistok.shards.commit import replacing, write_file, write_if_different
 from vistok.shards.container import Container, container
@@ -92,7 +93,8 @@ def encode(
 
     Args:
         tokenizer: Encodes on the device and in the type that its weights have.
-        dataset: Images with unique keys; see ``KeyedImages``.
+        dataset: Images with unique keys; see ``KeyedImages``. A dataset of ``vistok.data`` that was given no image policy
+            takes the tokenizer's.
         out: A directory that is new, empty, or holds an earlier part of this same job.
         batch_size: Images of equal size encoded together; it may change the last bits, so keep it when resuming.
         shard_size: Images per shard.
@@ -109,6 +111,8 @@ def encode(
         raise ShardError(
             f"batch_size must be at least 1 and workers at least 0, they are {batch_size} and {workers}"
         )
+    if isinstance(dataset, ImageDataset):
+        dataset = dataset.fitted_to(tokenizer.spec)
     out = Path(out)
     plan = Plan.of(dataset.keys(), shard_size)
     box = container("tar")

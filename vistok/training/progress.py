@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import Any
@@ -46,12 +47,16 @@ class LiveBar(ProgressBar):
         if self._enabled:
             total = trainer.max_steps if trainer.max_steps > 0 else None
             layout = "{n_fmt}/{total_fmt} |{bar:12}| {rate_fmt} [{elapsed}<{remaining}]{postfix}"
+            width = shutil.get_terminal_size((0, 0)).columns
             self._bar = tqdm(
                 total=total,
                 initial=pl_module.step,
                 unit="step",
                 mininterval=self.refresh,
-                dynamic_ncols=True,
+                # tqdm shows nothing in a terminal that says it has 0 columns and rows
+                ncols=None if width else 100,
+                nrows=None if width else 24,
+                dynamic_ncols=bool(width),
                 file=sys.stderr,
                 bar_format=layout if total else None,
             )

@@ -87,6 +87,13 @@ class TrainingCLI(LightningCLI):
         """Parses, without Lightning's warning about arguments given by a program."""
         self.config = parser.parse_args(args)
 
+    def _parse_ckpt_path(self) -> None:
+        """Looks at the checkpoint before anything is built; it holds no options to merge."""
+        assert self.config.subcommand is not None
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path:
+            check_checkpoint(Path(path))
+
     def before_instantiate_classes(self) -> None:
         """Refuses settings that would silently do nothing, before anything is built."""
         assert self.subcommand is not None
@@ -122,9 +129,7 @@ class TrainingCLI(LightningCLI):
             RecipeError: a checkpoint that is missing, damaged or of another model.
         """
         assert self.subcommand is not None
-        path = self._get(self.config_init, "ckpt_path")
-        if path:
-            check_checkpoint(Path(path))
+        rank_zero_info(describe(self.model, run_folder(self.trainer)))
         try:
             super()._run_subcommand(self.subcommand)
         except MisconfigurationException as error:
@@ -132,7 +137,8 @@ class TrainingCLI(LightningCLI):
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
                 raise
-            raise RecipeError(f"{path} was made by another recipe: {one_line(str(error))[:200]}") from error
+            reason = one_line(str(error))[:200]
+            raise RecipeError(f"the checkpoint was made by another recipe: {reason}") from error
 
     def report(self) -> None:
         """Says where what is left of the run lies."""
@@ -190,6 +196,23 @@ def fit(
     return cli.model, cli.trainer
 
 
+def describe(module: TokenizerModule, folder: Path) -> str:
+    """One line: what is trained, how large it is, where it goes."""
+    tokenizer = module.tokenizer
+    trained = sum(weight.numel() for weight in tokenizer.parameters() if weight.requires_grad)
+    size = tokenizer.quantizer.codebook_size
+    codes = f"{size} codes" if size is not None else "continuous"
+    parts = [
+        f"{trained / 1e6:.1f} M weights to train",
+        f"factor {tokenizer.encoder.factor}",
+        f"{codes} of dim {tokenizer.quantizer.dim}",
+    ]
+    if module.adversarial is not None:
+        judge = sum(weight.numel() for weight in module.adversarial.parameters())
+        parts.append(f"discriminator of {judge / 1e6:.1f} M from step {module.adversarial.start}")
+    return f"{tokenizer.name}: {', '.join(parts)}; writing to {folder}"
+
+
 def check_checkpoint(path: Path) -> None:
     """Looks into a checkpoint without loading its weights.
 
@@ -228,6 +251,8 @@ def quiet() -> None:
         r".*Experiment logs directory .* exists and is not empty.*",
         r".*in eval mode at the start of training.*",
         r"Total length of `list` across ranks is zero.*",
+        r"`broadcast_buffers` is deprecated.*",  # its successor is younger than the oldest torch that vistok runs on
+        r"It is recommended to use `self.log\(.*sync_dist=True.*",  # means over processes are taken by RunningMeans
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*`log\(.*\)` in your `.*` but .*",
     ):
