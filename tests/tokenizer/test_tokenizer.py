@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 import vistok
 from vistok import ImageError, TokenizerError, TokenizerSpec
 from vistok.backbones import ConvDecoder, ConvEncoder, FeatureDecoder, Linear
-from vistok.quantizers import FSQ, VQ, External, Gaussian, Identity
+from vistok.quantizers import FSQ, VQ, External, Gaussian, Identity, Residual
 from vistok.tokenizer import Tokenizer
 
 QUANTIZERS = {
@@ -22,7 +22,7 @@ QUANTIZERS = {
 
 def make(kind="vq", semantic=False, decoder=True):
     torch.manual_seed(0)
-    quantizer = QUANTIZERS[kind]()
+    quantizer = QUANTIZERS[kind]() if isinstance(kind, str) else kind
     return Tokenizer(
         ConvEncoder(8, channels=8, multipliers=(1, 1), num_res_blocks=1, patch=4),
         quantizer,
@@ -30,7 +30,7 @@ def make(kind="vq", semantic=False, decoder=True):
         project_in=Linear(8, quantizer.dim_in),
         project_out=Linear(quantizer.dim, 8),
         feature_head=FeatureDecoder(8, 12, width=16, depth=1, num_heads=2) if semantic else None,
-        name=f"tiny-{kind}",
+        name="tiny",
     ).eval()
 
 
@@ -251,6 +251,25 @@ def test_the_weights_hash_follows_every_change_of_a_weight():
     with torch.no_grad():
         tokenizer.quantizer.codebook.sub_(1)
     assert first != second
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_training_goes_on_from_a_loaded_codebook(tmp_path, update):
+    tokenizer = make(Residual(VQ(32, 4, update=update, decay=0.9), 2)).train()
+    tokenizer.prepare(images())
+    tokenizer.save(tmp_path / "t")
+    again = vistok.load(tmp_path / "t").train()
+    before = [stage.codebook.detach().clone() for stage in again.quantizer.stages]
+    again.prepare(images() * 0.1)
+    assert all(
+        torch.equal(stage.codebook, old) for stage, old in zip(again.quantizer.stages, before, strict=True)
+    )
+    again(images())
+    again.update()
+    moved = [
+        (stage.codebook - old).abs().max() for stage, old in zip(again.quantizer.stages, before, strict=True)
+    ]
+    assert max(moved) < 0.5 * max(old.abs().max() for old in before)
 
 
 def test_half_precision_weights_encode_decode_and_come_back(tmp_path):

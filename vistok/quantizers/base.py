@@ -84,6 +84,9 @@ class Quantizer(Recorded, nn.Module):
     def update(self) -> None:
         """Applies the statistics of the steps since the last call (EMA, dead-code revival). Collective; same result on all ranks."""
 
+    def loaded(self) -> None:
+        """Told once after weights were loaded from a file, which holds no training statistics."""
+
     def stream(self) -> StreamSpec:
         """This quantizer's part of the spec."""
         return StreamSpec(

@@ -148,6 +148,12 @@ class VQ(Quantizer):
             self.age = torch.where(counts > 0, torch.zeros_like(self.age), self.age + 1)
             self._revive(latents)
 
+    @torch.no_grad()
+    def loaded(self) -> None:
+        """Starts the statistics from the loaded codes, so that training goes on instead of over."""
+        self.prepared.fill_(True)
+        self._set_codes(slice(None), self.codebook.detach().clone())
+
     def stream(self) -> StreamSpec:
         """Adds the metric to the stream's description."""
         return StreamSpec("pixel", "pixel", "VQ", self.codebook_size, self.dim, metric=self.metric)

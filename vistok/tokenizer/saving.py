@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from vistok.errors import TokenizerError
+from vistok.quantizers import Quantizer
 from vistok.recorded import build
 from vistok.spec import FORMAT_VERSION, ImagePolicy, TokenizerSpec
 from vistok.tokenizer.weights_hash import exported_state
@@ -204,9 +205,9 @@ def _fill(tokenizer: Tokenizer, folder: Path) -> None:
             raise TokenizerError(f"{path}: {name} holds NaN or Inf: the training that made it diverged")
     _cast_like(tokenizer, weights)
     tokenizer.load_state_dict(weights, strict=False)
-    prepared = getattr(tokenizer.quantizer, "prepared", None)
-    if isinstance(prepared, torch.Tensor):
-        prepared.fill_(True)
+    for part in tokenizer.modules():
+        if isinstance(part, Quantizer):
+            part.loaded()
 
 
 def _cast_like(tokenizer: nn.Module, weights: dict[str, torch.Tensor]) -> None:
