@@ -92,6 +92,8 @@ class StreamSpec(JSONData):
         num_groups: S, indices per position: product groups, residual stages, or 1.
         combinator: How the S indices of a position relate.
         levels: FSQ steps per channel, first one least significant; empty otherwise.
+        bits: Sign bits of one index, most significant first; 0 otherwise.
+        children: Sub-codes m of every parent code, index = parent * m + child; 0 otherwise.
         metric: ``euclid`` or ``cosine`` for a learned codebook; empty otherwise.
         topology: ``2d``, ``1d``, ``multiscale`` or ``ragged``.
         factor: Downsampling factor H / h; 0 where the grid does not depend on the image size.
@@ -108,6 +110,8 @@ class StreamSpec(JSONData):
     num_groups: int = 1
     combinator: str = "single"
     levels: tuple[int, ...] = ()
+    bits: int = 0
+    children: int = 0
     metric: str = ""
     topology: Literal["2d", "1d", "multiscale", "ragged"] = "2d"
     factor: int = 0

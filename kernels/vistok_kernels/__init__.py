@@ -8,7 +8,46 @@ Triton one. Triton is imported by the first call on a GPU and not before; withou
 ``python -m vistok_kernels.ahead`` compiles all kernels for GPUs that need not be present.
 """
 
+from vistok_kernels.attention import (
+    codebook_attention,
+    codebook_entropy,
+    codebook_probabilities,
+    index_softmax,
+)
+from vistok_kernels.bits import (
+    bit_entropy,
+    bit_indices,
+    bit_probabilities,
+    bits_from_indices,
+    code_entropy,
+    distribution_entropy,
+    factorised_entropy,
+    grouped_entropy,
+    pack_bits,
+)
 from vistok_kernels.fsq import fsq, fsq_decode
-from vistok_kernels.vq import code_sums, nearest_code
+from vistok_kernels.residual import product_codes, residual_codes
+from vistok_kernels.vq import code_sums, nearest_code, vq_step
 
-__all__ = ["code_sums", "fsq", "fsq_decode", "nearest_code"]
+__all__ = [
+    "bit_entropy",
+    "bit_indices",
+    "bit_probabilities",
+    "bits_from_indices",
+    "code_entropy",
+    "code_sums",
+    "codebook_attention",
+    "codebook_entropy",
+    "codebook_probabilities",
+    "distribution_entropy",
+    "factorised_entropy",
+    "fsq",
+    "fsq_decode",
+    "grouped_entropy",
+    "index_softmax",
+    "nearest_code",
+    "pack_bits",
+    "product_codes",
+    "residual_codes",
+    "vq_step",
+]

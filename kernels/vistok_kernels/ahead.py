@@ -1,7 +1,10 @@
 """Compiles every kernel for GPUs that are not here, and holds the result to: no spills, shared memory within the chip.
 
 ``python -m vistok_kernels.ahead`` prints a table and exits with 1 where a kernel fails; ``--all`` takes every dim of
-``DIMS`` where the default takes one for each tile. Needs Triton, not a GPU.
+``DIMS`` and every variant where the default takes one dim for each tile and the widest variants; ``--report`` adds the
+occupancy and the floor time of each kernel on the target's chip. Needs Triton, not a GPU.
+
+Kernels are found, not listed: every family's folder may have a module ``cases``, see ``case.py``.
 """
 
 from __future__ import annotations
@@ -14,48 +17,67 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, NamedTuple
 
-DIMS = (4, 8, 18, 32, 64, 256, 768)
+import vistok_kernels
+from vistok_kernels.case import NUM_LATENTS, Case
+
+DIMS = (4, 8, 12, 16, 18, 32, 64, 256, 768)
 ONE_PER_TILE = (8, 18, 256)
 
 
 class Target(NamedTuple):
-    """A GPU architecture and the bytes of shared memory that one program may take on it."""
+    """A GPU architecture, what one of its multiprocessors holds, and the chip that a report takes for it.
+
+    Attributes:
+        shared_limit: Bytes of shared memory that one program may take.
+        shared: Bytes of shared memory of a multiprocessor, of which each program takes ``shared_reserved`` more.
+        registers: 32-bit registers of a multiprocessor, granted to a warp in steps of ``register_step``.
+        bandwidth: Bytes per second of the chip's memory.
+        flops: Float32 operations per second of the chip, outside its tensor cores.
+    """
 
     backend: str
     arch: int | str
     warp_size: int
     shared_limit: int
+    shared: int
+    shared_reserved: int
+    registers: int
+    register_step: int
+    max_warps: int
+    max_programs: int
+    chip: str
+    bandwidth: float
+    flops: float
 
 
+_KIB = 1024
+_NVIDIA = (1 * _KIB, 64 * _KIB, 256, 64, 32)
+# shared memory and residency from the vendors' tuning guides; bandwidth and flops from the data sheets of the SXM boards
 TARGETS = {
-    "sm_80": Target("cuda", 80, 32, 163 * 1024),
-    "sm_90": Target("cuda", 90, 32, 227 * 1024),
-    "sm_100": Target("cuda", 100, 32, 227 * 1024),
-    "gfx942": Target("hip", "gfx942", 64, 64 * 1024),
+    "sm_80": Target("cuda", 80, 32, 163 * _KIB, 164 * _KIB, *_NVIDIA, "A100", 2.04e12, 19.5e12),
+    "sm_90": Target("cuda", 90, 32, 227 * _KIB, 228 * _KIB, *_NVIDIA, "H100", 3.35e12, 67e12),
+    "sm_100": Target("cuda", 100, 32, 227 * _KIB, 228 * _KIB, *_NVIDIA, "B200", 8.0e12, 75e12),
+    "gfx942": Target(
+        "hip", "gfx942", 64, 64 * _KIB, 64 * _KIB, 0, 128 * _KIB, 512, 32, 32, "MI300X", 5.3e12, 163e12
+    ),
 }
 
 
-class Case(NamedTuple):
-    """One kernel at one dim: its name in the table, its argument types, and its compile-time values."""
-
-    kernel: str
-    dim: int
-    signature: dict[str, str]
-    constants: dict[str, int]
-    options: dict[str, int]
-
-
 class Outcome(NamedTuple):
-    """What the compiler made of a case; registers and spills are None where the target's tools do not tell."""
+    """What the compiler made of a case."""
 
     case: Case
     target: str
-    registers: int | None
-    spilled_bytes: int | None
+    registers: int
+    spilled_bytes: int
     shared_bytes: int
+    num_warps: int
 
     @property
     def fault(self) -> str | None:
@@ -63,91 +85,71 @@ class Outcome(NamedTuple):
         if self.spilled_bytes:
             return f"spills {self.spilled_bytes} bytes"
         limit = TARGETS[self.target].shared_limit
-        return (
-            f"needs {self.shared_bytes} of {limit} bytes of shared memory"
-            if self.shared_bytes > limit
-            else None
-        )
+        if self.shared_bytes > limit:
+            return f"needs {self.shared_bytes} of {limit} bytes of shared memory"
+        return None
+
+    @property
+    def occupancy(self) -> int:
+        """Programs that a multiprocessor holds at once: the least that registers, shared memory and warps allow."""
+        of = TARGETS[self.target]
+        step = of.register_step
+        per_warp = -(-max(self.registers, 1) * of.warp_size // step) * step
+        by_registers = of.registers // per_warp // self.num_warps
+        by_shared = of.shared // max(self.shared_bytes + of.shared_reserved, 1)
+        return min(by_registers, by_shared, of.max_warps // self.num_warps, of.max_programs)
+
+    @property
+    def floor(self) -> tuple[float, str]:
+        """The seconds below which no kernel can be on the target's chip, and whether bytes or flops set them."""
+        of, case = TARGETS[self.target], self.case
+        return max((case.num_bytes / of.bandwidth, "bytes"), (case.num_flops / of.flops, "flops"))
 
 
-def cases(dims: Sequence[int]) -> Iterator[Case]:
-    """All kernels with the tiles that their launchers take for these dims, on float32 and on bfloat16 latents."""
-    from vistok_kernels.fsq.kernel import block
-    from vistok_kernels.vq.kernel import search_tile, sums_tile
-
-    strides = {"stride_row": "i32", "stride_channel": "i32"}
-    for dim in dims:
-        tile, narrow = search_tile(dim), sums_tile(dim)
-        pointers = {
-            "latents": "*bf16",
-            "codes": "*fp32",
-            "half_norms": "*fp32",
-            "center": "*fp32",
-            "scale": "*fp32",
-        }
-        yield Case(
-            "nearest_code_kernel",
-            dim,
-            pointers | {"indices": "*i64", "num_latents": "i32", "num_codes": "i32"} | strides,
-            {"DIM": dim, "BLOCK_ROWS": tile.rows, "BLOCK_CODES": tile.codes, "BLOCK_CHANNELS": tile.channels},
-            {"num_warps": tile.num_warps, "num_stages": tile.num_stages},
-        )
-        yield Case(
-            "code_sums_kernel",
-            dim,
-            {"latents": "*fp32", "order": "*i64", "offsets": "*i64", "sums": "*fp32"} | strides,
-            {"DIM": dim, "BLOCK_ROWS": narrow.rows, "BLOCK_CHANNELS": narrow.channels},
-            {"num_warps": narrow.num_warps, "num_stages": narrow.num_stages},
-        )
-    for dim in (dim for dim in dims if dim <= 32):
-        rows, width = block(dim)
-        constants = {"DIM": dim, "BLOCK_ROWS": rows, "BLOCK_CHANNELS": width}
-        tables = {
-            "shift": "*fp32",
-            "reach": "*fp32",
-            "offset": "*fp32",
-            "half_widths": "*i64",
-            "bases": "*i64",
-        }
-        results = {"quantized": "*fp32", "indices": "*i64", "num_latents": "i32"}
-        yield Case("fsq_kernel", dim, {"latents": "*bf16"} | tables | results | strides, constants, {})
-        gradients = {
-            "gradient": "*fp32",
-            "latents": "*bf16",
-            "shift": "*fp32",
-            "slope": "*fp32",
-            "gradient_in": "*bf16",
-        }
-        more = {"stride_gradient_row": "i32", "stride_gradient_channel": "i32"}
-        yield Case(
-            "fsq_backward_kernel", dim, gradients | {"num_latents": "i32"} | strides | more, constants, {}
-        )
+def cases(dims: Sequence[int], codebook_size: int = 16384, every: bool = True) -> Iterator[Case]:
+    """The kernels of all families with the tiles that their launchers take for these dims, each once."""
+    seen = set()
+    for family in iter_modules(vistok_kernels.__path__, "vistok_kernels."):
+        if not family.ispkg or find_spec(f"{family.name}.cases") is None:
+            continue
+        for dim in dims:
+            for case in import_module(f"{family.name}.cases").cases(dim, codebook_size):
+                key = (case.module, case.kernel, str(case.signature), str(case.constants), str(case.options))
+                if key not in seen and (every or case.quick):
+                    seen.add(key)
+                    yield case
 
 
 def compile_case(case: Case, target: str) -> Outcome:
-    """Compiles one case for one target and reads what it takes from the machine code."""
+    """Compiles one case for one target, as the launcher would, and reads what it takes from the machine code."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from vistok_kernels.fsq import kernel as fsq_kernels
-    from vistok_kernels.vq import kernel as vq_kernels
-
-    function = getattr(vq_kernels, case.kernel, None) or getattr(fsq_kernels, case.kernel)
-    signature = case.signature | dict.fromkeys(case.constants, "constexpr")
+    function = getattr(import_module(case.module), case.kernel)
+    constants = case.constants | dict.fromkeys(case.ones, 1)
+    types = case.signature | dict.fromkeys(constants, "constexpr")
     source = ASTSource(
-        function, signature={n: signature[n] for n in function.arg_names}, constexprs=case.constants
+        function,
+        signature={name: types[name] for name in function.arg_names},
+        constexprs=constants,
+        attrs={(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in case.aligned},
     )
-    backend, arch, warp_size, _ = TARGETS[target]
-    compiled: Any = triton.compile(source, target=GPUTarget(backend, arch, warp_size), options=case.options)
-    usage = _usage(compiled.asm["cubin"]) if backend == "cuda" else {}
+    of = TARGETS[target]
+    compiled: Any = triton.compile(
+        source, target=GPUTarget(of.backend, of.arch, of.warp_size), options=case.options
+    )
+    registers, spilled = (
+        _nvidia_usage(compiled.asm["cubin"]) if of.backend == "cuda" else _amd_usage(compiled.asm["amdgcn"])
+    )
     # the cubin counts static shared memory alone, Triton's is dynamic
-    spilled = usage["STACK"] + usage["LOCAL"] if usage else None
-    return Outcome(case, target, usage.get("REG"), spilled, compiled.metadata.shared)
+    return Outcome(
+        case, target, registers, spilled, compiled.metadata.shared, case.options.get("num_warps", 4)
+    )
 
 
-def _usage(cubin: bytes) -> dict[str, int]:
-    """Registers and bytes of each memory, as cuobjdump prints them."""
+def _nvidia_usage(cubin: bytes) -> tuple[int, int]:
+    """Registers of a thread and the bytes of its stack and local memory, as cuobjdump prints them."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -157,34 +159,55 @@ def _usage(cubin: bytes) -> dict[str, int]:
         printed = subprocess.run(
             [tool, "--dump-resource-usage", path], capture_output=True, text=True, check=True
         ).stdout
-    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", printed)}
+    found = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", printed)}
+    return found["REG"], found["STACK"] + found["LOCAL"]
 
 
-def compile_all(dims: Sequence[int], targets: Sequence[str], num_workers: int) -> Iterator[Outcome]:
+def _amd_usage(assembly: str) -> tuple[int, int]:
+    """Vector registers of a lane and the bytes of its scratch memory, from the kernel's metadata."""
+    found = dict(re.findall(r"\.(vgpr_count|private_segment_fixed_size):\s+(\d+)", assembly))
+    return int(found["vgpr_count"]), int(found["private_segment_fixed_size"])
+
+
+def compile_all(todo: Sequence[Case], targets: Sequence[str], num_workers: int) -> Iterator[Outcome]:
     """Compiles every case for every target, in processes since the compiler is not parallel within one."""
-    todo = list(cases(dims))
     with ProcessPoolExecutor(num_workers) as pool:
         for target in targets:
             yield from pool.map(partial(compile_case, target=target), todo)
 
 
+def _line(outcome: Outcome, report: bool) -> str:
+    case = outcome.case
+    shown = f"{case.kernel:<34}{case.variant:<20}{case.dim:>4}  {outcome.target:<8}{outcome.registers:>9}"
+    shown += f"{outcome.spilled_bytes:>8}{outcome.shared_bytes:>8}"
+    if report:
+        seconds, bound = outcome.floor
+        shown += f"{outcome.occupancy:>10}  {TARGETS[outcome.target].chip:<7}{1e6 * seconds:>10.1f} {bound}"
+    return f"{shown}  {outcome.fault or 'ok'}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a line for each kernel, dim and target; returns 1 where one does not fit."""
     parser = argparse.ArgumentParser(prog="python -m vistok_kernels.ahead", description=__doc__)
-    parser.add_argument("--all", action="store_true", help="every dim, not one for each tile")
+    parser.add_argument("--all", action="store_true", help="every dim and variant")
+    parser.add_argument("--report", action="store_true", help="occupancy and floor time as well")
+    parser.add_argument(
+        "--codebook-size", type=int, default=16384, help="of a report's floors (default: %(default)s)"
+    )
     parser.add_argument("--target", action="append", choices=TARGETS, help="only this one; may be repeated")
     parser.add_argument(
         "--workers", type=int, default=2, help="processes that compile (default: %(default)s)"
     )
-    arguments = parser.parse_args(argv)
-    dims = DIMS if arguments.all else ONE_PER_TILE
+    given = parser.parse_args(argv)
+    todo = list(cases(DIMS if given.all else ONE_PER_TILE, given.codebook_size, given.all))
+    header = f"{'kernel':<34}{'variant':<20}{'dim':>4}  {'target':<8}{'registers':>9}{'spilled':>8}{'shared':>8}"
+    if given.report:
+        print(f"floors at {NUM_LATENTS} latents and {given.codebook_size} codes; float32 outside tensor cores")
+        header += f"{'programs':>10}  {'chip':<7}{'floor/us':>10} bound"
+    print(f"{header}  verdict")
     num_faults = 0
-    print(f"{'kernel':<22}{'dim':>5}  {'target':<8}{'registers':>10}{'spilled':>9}{'shared':>8}  verdict")
-    for outcome in compile_all(dims, arguments.target or list(TARGETS), arguments.workers):
-        case, registers, spilled = outcome.case, outcome.registers, outcome.spilled_bytes
-        shown = "".join(f"{'-' if n is None else n:>{w}}" for n, w in ((registers, 10), (spilled, 9)))
-        line = f"{case.kernel:<22}{case.dim:>5}  {outcome.target:<8}{shown}{outcome.shared_bytes:>8}"
-        print(f"{line}  {outcome.fault or 'ok'}", flush=True)
+    for outcome in compile_all(todo, given.target or list(TARGETS), given.workers):
+        print(_line(outcome, given.report), flush=True)
         num_faults += outcome.fault is not None
     print(f"{num_faults} failed" if num_faults else "all fit")
     return min(num_faults, 1)

@@ -31,6 +31,18 @@ def check_floating(tensor: Tensor, name: str) -> None:
         )
 
 
+def check_one_device(first: Tensor, first_name: str, second: Tensor, second_name: str) -> None:
+    """Refuses tensors on different devices.
+
+    Raises:
+        ValueError: they are.
+    """
+    if first.device != second.device:
+        raise ValueError(
+            f"{first_name} are on {first.device} and {second_name} on {second.device}; move one with .to()"
+        )
+
+
 def computing_dtype(tensor: Tensor) -> torch.dtype:
     """float32, or float64 where the tensor already has it: half precisions are widened before any arithmetic."""
     return torch.promote_types(tensor.dtype, torch.float32)

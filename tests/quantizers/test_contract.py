@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vistok.quantizers as quantizers
-from vistok.quantizers import Continuous, Quantizer
+from vistok.quantizers import Continuous, MultiScale, Quantizer
 from vistok.recorded import build
 from vistok.tokenizer.saving import exported_classes
 
@@ -22,21 +22,34 @@ CONCRETE = sorted(
 each = pytest.mark.parametrize("cls", CONCRETE, ids=lambda cls: cls.__name__)
 
 
-def latents(quantizer, shape=(2, 3, 5)):
+def shapes(quantizer):
+    # scales exist on two-dimensional grids only, and only a square need not be said to decode
+    return ((2, 4, 4), (1, 8, 8)) if isinstance(quantizer, MultiScale) else ((2, 3, 5), (1, 7), (4, 1, 1))
+
+
+def positions(quantizer, shape):
+    return (
+        (shape[0], quantizer.schedule.num_tokens(shape[1:])) if isinstance(quantizer, MultiScale) else shape
+    )
+
+
+def latents(quantizer, shape=None):
+    shape = shapes(quantizer)[0] if shape is None else shape
     return torch.randn(*shape, quantizer.dim_in, generator=torch.Generator().manual_seed(0))
 
 
 @each
 def test_shapes_types_and_ranges(cls):
     quantizer = cls.tiny().eval()
-    for shape in ((2, 3, 5), (1, 7), (4, 1, 1)):
+    for shape in shapes(quantizer):
         output = quantizer(latents(quantizer, shape))
         assert output.quantized.shape == (*shape, quantizer.dim)
         assert output.quantized.dtype == torch.float32
         if quantizer.codebook_size is None:
             assert output.indices is None
         else:
-            expected = shape if quantizer.num_groups == 1 else (*shape, quantizer.num_groups)
+            expected = positions(quantizer, shape)
+            expected = expected if quantizer.num_groups == 1 else (*expected, quantizer.num_groups)
             assert output.indices.shape == expected and output.indices.dtype == torch.int64
             assert int(output.indices.min()) >= 0 and int(output.indices.max()) < quantizer.codebook_size
 

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from vistok.quantizers import FSQ, VQ, Gaussian, Residual
+from vistok.quantizers import FSQ, LFQ, VQ, Gaussian, Product, Residual
 
 
 def test_each_stage_halves_what_is_left_and_the_sum_is_the_value():
@@ -49,3 +49,62 @@ def test_stages_of_fsq_and_wrong_stages():
         Residual(VQ.tiny(), 0)
     with pytest.raises(ValueError, match="3 stages"):
         Residual(VQ.tiny(), 2).decode(torch.zeros(1, 1, 3, dtype=torch.int64))
+
+
+def test_dropped_stages_are_those_at_the_end_and_the_indices_are_whole():
+    torch.manual_seed(0)
+    quantizer = Residual(VQ(16, 4, init="uniform"), 4, stage_dropout=0.5).train()
+    latent = torch.randn(64, 5, 4)
+    output = quantizer(latent)
+    prefixes = [quantizer.decode(output.indices[..., :n]) for n in range(1, 5)]
+    kept = [
+        next(
+            n
+            for n, p in enumerate(prefixes, 1)
+            if torch.allclose(p[image], output.quantized[image], atol=1e-5)
+        )
+        for image in range(64)
+    ]
+    assert set(kept) == {1, 2, 3, 4} and 20 <= kept.count(4) <= 44
+    torch.testing.assert_close(quantizer.eval()(latent).quantized, prefixes[-1])
+
+
+def test_stages_of_every_kind_nest():
+    for stage, dim in ((Product(VQ(16, 2), 2), 4), (LFQ(4), 4), (LFQ(70, "none", bit_labels=True), 70)):
+        quantizer = Residual(stage, 3, stage_scale=0.5).eval()
+        output = quantizer(torch.randn(2, 5, dim))
+        assert output.indices.shape == (2, 5, 3 * stage.num_groups)
+        torch.testing.assert_close(quantizer.decode(output.indices), output.quantized)
+        assert quantizer.depthwise(output.indices).shape[:3] == (2, 5, 3 * stage.num_groups)
+
+
+def test_scaled_sign_stages_halve_the_interval_each_time():
+    latent = torch.rand(1, 200, 3) * 4 - 2
+    quantizer = Residual(LFQ(3), 8, stage_scale=0.5).eval()
+    assert (quantizer(latent).quantized - latent).abs().max() <= 2 ** (1 - 8) + 1e-6
+
+
+def test_vector_quantize_pytorch_decodes_the_same_residual_indices():
+    from vector_quantize_pytorch import ResidualVQ
+
+    peer = ResidualVQ(dim=8, codebook_size=32, num_quantizers=3).eval()
+    quantizer = Residual(VQ(32, 8, init="uniform"), 3).eval()
+    for stage, codes in zip(quantizer.stages, peer.codebooks, strict=True):
+        stage.codebook.data = codes.clone()
+    latent = torch.randn(2, 40, 8)
+    theirs, indices, _ = peer(latent)
+    output = quantizer(latent)
+    assert torch.equal(output.indices, indices)
+    torch.testing.assert_close(quantizer.decode(indices), peer.get_output_from_indices(indices))
+    torch.testing.assert_close(output.quantized, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_vector_quantize_pytorch_gives_the_same_residual_bits():
+    from vector_quantize_pytorch import ResidualLFQ
+
+    peer = ResidualLFQ(dim=6, codebook_size=64, num_quantizers=3).eval()
+    latent = torch.randn(2, 40, 6)
+    theirs, indices, _ = peer(latent)
+    output = Residual(LFQ(6), 3, stage_scale=0.5).eval()(latent)
+    assert torch.equal(output.indices, indices)
+    torch.testing.assert_close(output.quantized, theirs)

@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.multiprocessing.spawn import spawn
 
-from vistok.quantizers import VQ
+from vistok.quantizers import VQ, FrozenCodebook, IndexSoftmax, MovingAverage
 from vistok.quantizers.kmeans import kmeans
 
 
@@ -65,7 +65,7 @@ def test_cosine_ignores_the_length_of_latents():
 
 
 def test_the_ema_codebook_moves_to_the_mean_of_its_latents():
-    quantizer = VQ(2, 1, update="ema", init="uniform", decay=0.0).train()
+    quantizer = VQ(2, 1, update=MovingAverage(0.0), init="uniform").train()
     quantizer.codebook.data = torch.tensor([[-1.0], [1.0]])
     quantizer(torch.tensor([[[-3.0], [-5.0], [2.0]]]))
     quantizer.update()
@@ -73,7 +73,7 @@ def test_the_ema_codebook_moves_to_the_mean_of_its_latents():
 
 
 def test_an_unused_ema_code_stays_where_it_is():
-    quantizer = VQ(2, 1, update="ema", init="uniform", decay=0.9).train()
+    quantizer = VQ(2, 1, update=MovingAverage(0.9), init="uniform").train()
     quantizer.codebook.data = torch.tensor([[-1.0], [1.0]])
     quantizer.ema_sums.copy_(quantizer.codebook)
     for _ in range(2000):
@@ -133,7 +133,14 @@ def test_a_vq_and_vector_quantize_pytorch_choose_alike():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"metric": "manhattan"}, {"update": "none"}, {"decay": 1.0}, {"codebook_size": 0}, {"estimator": "x"}],
+    [
+        {"metric": "manhattan"},
+        {"update": "none"},
+        {"revive_after": -1},
+        {"init": "x.npy"},
+        {"codebook_size": 0},
+        {"estimator": "x"},
+    ],
 )
 def test_wrong_arguments_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -172,3 +179,73 @@ def test_init_ema_and_revival_are_equal_on_1_2_and_4_processes(tmp_path, update)
     for name, value in states[1].items():
         torch.testing.assert_close(states[2][name], value, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(states[4][name], value, atol=1e-6, rtol=1e-6)
+
+
+def dense_index_softmax(latent, codebook, scale, metric):
+    if metric == "euclid":
+        scores = -scale * torch.cdist(latent, codebook).square()
+    elif metric == "cosine":
+        scores = scale * F.normalize(latent, dim=-1) @ F.normalize(codebook, dim=-1).T
+    else:
+        scores = scale * latent @ codebook.T
+    soft = scores.softmax(dim=-1)
+    hard = F.one_hot(soft.argmax(dim=-1), len(codebook)).float()
+    return (hard + soft - soft.detach()) @ codebook, soft.argmax(dim=-1)
+
+
+@pytest.mark.parametrize("metric", ["dot", "euclid", "cosine"])
+def test_index_softmax_gives_every_code_the_gradient_of_the_dense_softmax(metric):
+    torch.manual_seed(0)
+    quantizer = VQ(40, 6, metric=metric, init="normal", estimator=IndexSoftmax(1.5))
+    latent, weight = torch.randn(2, 25, 6, requires_grad=True), torch.randn(2, 25, 6)
+    output = quantizer(latent)
+    ((output.quantized * weight).sum() + output.losses["index"]).backward()
+    ours, codes = latent.grad.clone(), quantizer.codebook.grad.clone()
+    latent.grad, quantizer.codebook.grad = None, None
+    scaled = F.normalize(latent, dim=-1) if metric == "cosine" else latent
+    table = F.normalize(quantizer.codebook, dim=-1) if metric == "cosine" else quantizer.codebook
+    expected, indices = dense_index_softmax(scaled, table, 1.5, metric)
+    ((expected * weight).sum() + F.mse_loss(expected, scaled)).backward()
+    assert torch.equal(output.indices, indices)
+    torch.testing.assert_close(output.quantized, expected)
+    torch.testing.assert_close(ours, latent.grad, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(codes, quantizer.codebook.grad, rtol=1e-5, atol=1e-5)
+    assert (codes.abs().sum(dim=1) > 0).all()
+
+
+def test_index_softmax_has_the_two_quantization_losses_and_the_codebooks():
+    quantizer = VQ(16, 4, metric="dot", init="normal", estimator="index_softmax")
+    latent = torch.randn(1, 9, 4, requires_grad=True)
+    losses = quantizer(latent).losses
+    assert set(losses) == {"commitment", "codebook", "index"}
+    torch.testing.assert_close(losses["index"], losses["commitment"])
+    for gradient in torch.autograd.grad(losses["index"], (latent, quantizer.codebook)):
+        assert (gradient.flatten(0, -2).abs().sum(dim=1) > 0).all()
+
+
+def test_options_at_odds_are_refused():
+    for wrong, name in (
+        ({"metric": "dot"}, "index_softmax"),
+        ({"estimator": "index_softmax", "update": "ema"}, "index_softmax"),
+        ({"estimator": "index_softmax", "codebook": FrozenCodebook()}, "index_softmax"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            VQ(8, 4, **wrong)
+    with pytest.raises(ValueError, match="scale"):
+        IndexSoftmax(0)
+
+
+@pytest.mark.parametrize("metric", ["euclid", "cosine"])
+def test_an_average_given_by_its_decay_is_the_one_given_by_name(metric):
+    torch.manual_seed(0)
+    named = VQ(8, 4, metric=metric, update="ema", init="uniform").train()
+    given = VQ(8, 4, metric=metric, update=MovingAverage(0.99), init="uniform").train()
+    given.load_state_dict(named.state_dict())
+    for quantizer in (named, given):
+        quantizer(torch.ones(1, 3, 4))
+        quantizer.update()
+    assert torch.equal(named.codebook, given.codebook)
+
+
+def test_the_names_of_weights_are_the_ones_that_saved_tokenizers_have():
+    assert list(VQ(8, 4).state_dict()) == ["codebook", "age", "num_updates", "prepared"]

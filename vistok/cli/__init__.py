@@ -25,6 +25,7 @@ COMMANDS = {
     "decode": ("vistok.cli.shards", "decode token shards to images"),
     "verify": ("vistok.cli.shards", "check token shards for damage"),
     "eval": ("vistok.cli.evaluate", "measure a tokenizer's reconstructions"),
+    "bench": ("vistok.cli.bench", "time the ops against their peers"),
     "info": ("vistok.cli.info", "tell what a tokenizer is"),
 }
 # these parse their own arguments

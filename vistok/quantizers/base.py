@@ -84,6 +84,16 @@ class Quantizer(Recorded, nn.Module):
     def update(self) -> None:
         """Applies the statistics of the steps since the last call (EMA, dead-code revival). Collective; same result on all ranks."""
 
+    def revive(self, dead: Tensor, latent: Tensor) -> bool:
+        """Replaces codes that nobody chooses by latents; returns whether it can: only where codes are vectors of their own.
+
+        Collective; same result on all ranks.
+
+        Shapes:
+            dead (S, K) boolean, latent (B, ..., dim_in).
+        """
+        return False
+
     def loaded(self) -> None:
         """Told once after weights were loaded from a file, which holds no training statistics."""
 

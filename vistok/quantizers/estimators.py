@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from vistok.recorded import Recorded
+from vistok_kernels import index_softmax
+
 
 def straight_through(latent: Tensor, code: Tensor) -> Tensor:
     """The code's value with the latent's gradient.
@@ -32,3 +35,27 @@ def rotation_trick(latent: Tensor, code: Tensor) -> Tensor:
     turned: Tensor = scale * rotated
     # rounding aside, `turned` is the code already; make it so exactly
     return turned + (code - turned).detach()
+
+
+class IndexSoftmax(Recorded):
+    """The nearest code's value with the gradient of the softmax-weighted sum of all codes: every code gets a gradient.
+
+    The weights are the softmax over the codebook of ``scale`` times the score, which is the dot product, the cosine or
+    the negated squared distance. Neither pass holds the N x K weights.
+
+    Source: Shi et al., Scalable Image Tokenization with Index Backpropagation Quantization (2024), arXiv:2412.02692,
+    section 3.2, where the score is the dot product and the scale 1.
+
+    Args:
+        scale: Factor of the scores, above 0: the inverse temperature.
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
+        if not scale > 0:
+            raise ValueError(f"scale must be above 0, it is {scale}")
+        self.scale = scale
+
+    def __call__(self, latents: Tensor, codebook: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+        """Latents (N, D) and all codes (K, D) -> values (N, D), indices (N,)."""
+        values, indices = index_softmax(latents, codebook, self.scale, metric)
+        return values, indices

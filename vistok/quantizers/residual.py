@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from vistok.quantizers.base import Quantizer, QuantizerOutput, as_latent, check_indices
+from vistok.quantizers.combining import another, check_discrete, mean_losses, with_groups, without_groups
 from vistok.spec import StreamSpec
 
 
@@ -17,31 +19,50 @@ class Residual(Quantizer):
     The losses of all stages are averaged under their own names, so a weight means the same at any number of stages
     and every stage moves the encoder.
 
-    Source: Lee et al., Autoregressive Image Generation using Residual Quantization (2022), arXiv:2203.01941, section 3.1.
+    Source: Lee et al., Autoregressive Image Generation using Residual Quantization (2022), arXiv:2203.01941, section 3.1;
+    stage dropout after Zeghidour et al., SoundStream (2021), arXiv:2107.03312, section 3.3, here for each image.
 
     Args:
         stage: The quantizer of the first stage; a discrete one whose input and output have the same channels.
         num_stages: S, at least 1. Further stages are built with the same arguments.
         shared: One codebook for all stages instead of one each.
+        stage_dropout: Share of the images in a training batch whose quantized vectors sum only the first n stages, n
+            drawn from 1 to S - 1, in [0, 1]. Indices, losses and statistics still cover every stage, so processes stay
+            in step.
+        stage_scale: Stage number n works on what is left divided by stage_scale^n, in (0, 1]. Quantizers of a fixed
+            range need it below 1: 0.5 for LFQ.
 
     Shapes:
-        latent (B, ..., D) -> quantized (B, ..., D), indices (B, ..., S), first stage first.
+        latent (B, ..., D) -> quantized (B, ..., D), indices (B, ..., S), first stage first; (B, ..., S G) for stages that
+        give G indices each.
 
     Raises:
-        ValueError: no stages, or a stage that is continuous or a combinator itself.
+        ValueError: no stages, a continuous stage, or one that changes the number of channels.
     """
 
-    def __init__(self, stage: Quantizer, num_stages: int, shared: bool = False) -> None:
+    def __init__(
+        self,
+        stage: Quantizer,
+        num_stages: int,
+        shared: bool = False,
+        stage_dropout: float = 0.0,
+        stage_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         if num_stages < 1:
             raise ValueError(f"num_stages must be at least 1, it is {num_stages}")
-        if stage.codebook_size is None or stage.num_groups != 1:
-            raise ValueError(f"a stage must give one index per position, {type(stage).__name__} does not")
-        others = [] if shared else [type(stage)(**stage._arguments) for _ in range(num_stages - 1)]
+        if not 0 <= stage_dropout <= 1 or not 0 < stage_scale <= 1:
+            raise ValueError(
+                f"stage_dropout must lie in [0, 1] and stage_scale in (0, 1], they are {stage_dropout} and {stage_scale}"
+            )
+        self.codebook_size: int = check_discrete(stage, "stage")
+        if stage.dim_in != stage.dim:
+            raise ValueError(f"a stage must keep its {stage.dim_in} channels, it gives {stage.dim}")
+        others = [] if shared else [another(stage) for _ in range(num_stages - 1)]
         self.stages = nn.ModuleList([stage, *others])
         self.dim = stage.dim
-        self.codebook_size: int = stage.codebook_size
-        self.num_groups = num_stages
+        self.num_stages, self.num_groups = num_stages, num_stages * stage.num_groups
+        self.stage_dropout, self.stage_scale = stage_dropout, stage_scale
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -50,44 +71,57 @@ class Residual(Quantizer):
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Quantizes stage by stage."""
-        left = as_latent(latent, self.dim)
-        quantized = torch.zeros_like(left)
-        indices: list[Tensor] = []
-        losses = {name: left.new_zeros(()) for name in self.loss_names}
-        for number in range(self.num_groups):
-            output = self._stage(number)(left)
-            quantized = quantized + output.quantized
+        latent = as_latent(latent, self.dim)
+        left, quantized = latent, torch.zeros_like(latent)
+        kept = self._kept_stages(latent)
+        indices, losses = [], []
+        for number in range(self.num_stages):
+            scale = self.stage_scale**number
+            output = self._stage(number)(left / scale)
+            value = output.quantized.detach() * scale
+            quantized = quantized + (value if kept is None else value * (number < kept))
             # the next stage sees a constant subtracted, so each stage's gradient reaches the latent once, undiminished
-            left = left - output.quantized.detach()
-            assert output.indices is not None
-            indices.append(output.indices)
-            for name, value in output.losses.items():
-                losses[name] = losses[name] + value / self.num_groups
+            left = left - value
+            indices.append(with_groups(self._stage(number), output.indices))
+            losses.append(output.losses)
         # every stage passes the gradient straight through: the sum would count it once per stage
-        value = as_latent(latent, self.dim)
-        return QuantizerOutput(value + (quantized - value).detach(), torch.stack(indices, dim=-1), losses)
+        quantized = latent + (quantized - latent).detach()
+        return QuantizerOutput(quantized, torch.cat(indices, dim=-1), mean_losses(losses))
 
     def decode(self, indices: Tensor) -> Tensor:
-        """Sums the vectors of all stages: (B, ..., S) -> (B, ..., D)."""
-        return self.depthwise(indices).sum(dim=-2)
+        """Sums the vectors of the stages: (B, ..., n) -> (B, ..., D), of all or of the first ones.
+
+        Indices of the first stages alone give the coarser vector that those make.
+        """
+        pieces = self._pieces(indices)
+        vectors = [
+            self._stage(n).decode(without_groups(self._stage(n), piece)) * self.stage_scale**n
+            for n, piece in enumerate(pieces)
+        ]
+        return torch.stack(vectors).sum(dim=0)
 
     def depthwise(self, indices: Tensor) -> Tensor:
-        """The vector of each stage: (B, ..., S) -> (B, ..., S, D)."""
-        if indices.shape[-1] != self.num_groups:
-            raise ValueError(f"indices have {indices.shape[-1]} stages, the quantizer {self.num_groups}")
-        indices = check_indices(indices, self.codebook_size)
-        return torch.stack([self._stage(n).decode(indices[..., n]) for n in range(self.num_groups)], dim=-2)
+        """The vector of each index: (B, ..., S) -> (B, ..., S, D)."""
+        pieces = self._pieces(indices)
+        vectors = [self._stage(n).depthwise(piece) * self.stage_scale**n for n, piece in enumerate(pieces)]
+        return torch.cat(vectors, dim=-2)
 
     @torch.no_grad()
     def prepare(self, latent: Tensor) -> None:
         """Prepares each stage with what the stages before it leave over. Collective."""
-        was_training = self.training
-        self.eval()  # so that no stage notes statistics
-        left = as_latent(latent, self.dim)
-        for number in range(self.num_groups):
+        for number, left in self._seen(latent):
             self._stage(number).prepare(left)
-            left = left - self._stage(number)(left).quantized
-        self.train(was_training)
+
+    @torch.no_grad()
+    def revive(self, dead: Tensor, latent: Tensor) -> bool:
+        """Revives in each stage from what it sees; shared stages, what is dead in all. Collective."""
+        by_stage = dead.reshape(self.num_stages, -1, dead.shape[-1])
+        if len(self.stages) < self.num_stages:
+            seen = torch.cat([left for _, left in self._seen(latent)], dim=0)
+            return self._stage(0).revive(by_stage.all(dim=0), seen)
+        # every stage is asked, so that processes stay in step
+        done = [self._stage(number).revive(by_stage[number], left) for number, left in self._seen(latent)]
+        return all(done)
 
     def update(self) -> None:
         """Updates each stage. Collective."""
@@ -109,3 +143,31 @@ class Residual(Quantizer):
         stage = self.stages[min(number, len(self.stages) - 1)]
         assert isinstance(stage, Quantizer)
         return stage
+
+    def _seen(self, latent: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Each stage's number and what it has to quantize; a stage may be changed before the next is asked for."""
+        left = as_latent(latent, self.dim)
+        for number in range(self.num_stages):
+            scale = self.stage_scale**number
+            yield number, left / scale
+            stage = self._stage(number)
+            was_training = stage.training
+            stage.eval()  # so that it notes no statistics
+            left = left - stage(left / scale).quantized * scale
+            stage.train(was_training)
+
+    def _kept_stages(self, latent: Tensor) -> Tensor | None:
+        """How many stages each image's sum keeps, (B, 1, ..., 1); None where nothing is dropped."""
+        if not self.training or self.stage_dropout == 0 or self.num_stages == 1:
+            return None
+        shape = (latent.shape[0],) + (1,) * (latent.ndim - 1)
+        fewer = torch.randint(1, self.num_stages, shape, device=latent.device)
+        dropped = torch.rand(shape, device=latent.device) < self.stage_dropout
+        return torch.where(dropped, fewer, torch.full_like(fewer, self.num_stages))
+
+    def _pieces(self, indices: Tensor) -> tuple[Tensor, ...]:
+        per_stage = self._stage(0).num_groups
+        given = indices.shape[-1]
+        if given % per_stage or not 0 < given <= self.num_groups:
+            raise ValueError(f"indices have {given // per_stage} stages, the quantizer {self.num_stages}")
+        return torch.split(check_indices(indices, self.codebook_size), per_stage, dim=-1)

@@ -1,49 +1,69 @@
-"""Vector quantization with a learned codebook."""
+"""Vector quantization with a codebook of vectors."""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistok.quantizers.base import Quantizer, QuantizerOutput, as_latent, check_indices
-from vistok.quantizers.estimators import rotation_trick, straight_through
+from vistok.quantizers.codebooks import (
+    STARTS,
+    Codebook,
+    FreeCodebook,
+    MovingAverage,
+    read_table,
+)
+from vistok.quantizers.estimators import IndexSoftmax, rotation_trick, straight_through
 from vistok.quantizers.kmeans import kmeans
 from vistok.quantizers.statistics import from_first_process, rows_of_all_processes, sum_over_processes
 from vistok.spec import StreamSpec
 from vistok_kernels import code_sums, nearest_code
 
-_ESTIMATORS = {"straight_through": straight_through, "rotation_trick": rotation_trick}
+_ESTIMATORS: dict[object, Callable[[Tensor, Tensor], Tensor]] = {
+    "straight_through": straight_through,
+    "rotation_trick": rotation_trick,
+}
 
 
 class VQ(Quantizer):
-    """Replaces each latent by the nearest of K learned codes.
+    """Replaces each latent by the nearest of K codes.
 
-    Losses ``commitment`` (moves the encoder) and, with ``update="gradient"``, ``codebook`` (moves the codes) are mean
-    squared distances over all elements, unweighted. With ``metric="cosine"`` latents and codes are scaled to
-    length 1 first, and distances are between the scaled vectors.
+    Losses ``commitment`` (moves the encoder) and, where a gradient moves the codes, ``codebook`` are mean squared
+    distances over all elements, unweighted. With ``metric="cosine"`` latents and codes are scaled to length 1 first,
+    and distances are between the scaled vectors. ``estimator="index_softmax"`` adds loss ``index``, the same distance
+    with a gradient to the encoder and, through the softmax over all codes, to every code.
 
     Source: van den Oord et al., Neural Discrete Representation Learning (2017), arXiv:1711.00937, section 3; cosine
     codes from Yu et al., Vector-quantized Image Modeling with Improved VQGAN (2021), arXiv:2110.04627, section 3.2;
-    EMA codebook from Razavi et al. (2019), arXiv:1906.00446, section 2.1.
+    index softmax and its two quantization losses from Shi et al., Scalable Image Tokenization with Index
+    Backpropagation Quantization (2024), arXiv:2412.02692, section 3.2, which takes ``metric="dot"``.
 
     Args:
         codebook_size: K, at least 1.
         dim: D, at least 1.
-        metric: Distance that decides: ``euclid`` or ``cosine``.
-        update: What moves the codes: ``gradient`` of the codebook loss, or ``ema`` of the latents that chose them.
-        init: ``kmeans`` of the first training batch, or ``uniform`` in [-1/K, 1/K].
+        metric: What decides: the least ``euclid`` distance, the greatest ``cosine``, or, with index softmax only, the
+            greatest ``dot`` product.
+        update: What moves free codes: ``gradient``, or a ``MovingAverage`` (``ema``: with its default decay) of the
+            latents that chose them.
+        init: Where raw codes start: ``kmeans`` of the first training batch, ``uniform`` in [-1/K, 1/K] (cosine:
+            [-1, 1]), ``normal`` of about length 1, or a file with a table (K, D), .npy or .safetensors. A file's name
+            is not saved with a tokenizer, its codes are.
         revive_after: A code that no latent chose for this many optimizer steps is replaced by a random latent; 0 never.
-        estimator: Gradient towards the latents: ``straight_through`` or ``rotation_trick``.
-        decay: Of the moving averages, in [0, 1), where ``update`` is ``ema``.
+        estimator: Gradient towards the latents: ``straight_through``, ``rotation_trick``, or ``IndexSoftmax``
+            (``index_softmax``: with its default scale).
+        codebook: A template of another kind of codes than free ones: ``FrozenCodebook``, ``ProjectedCodebook`` or
+            ``BridgeCodebook``.
 
     Shapes:
         latent (B, ..., D) -> quantized (B, ..., D), indices (B, ...) in [0, K); ties take the lowest index.
 
     Raises:
-        ValueError: an argument out of its range; latents that are not finite.
+        ValueError: an argument out of its range or at odds with another; latents that are not finite.
     """
 
     training_buffers = frozenset({"age", "ema_counts", "ema_sums", "num_updates", "prepared"})
@@ -57,68 +77,97 @@ class VQ(Quantizer):
         self,
         codebook_size: int,
         dim: int,
-        metric: Literal["euclid", "cosine"] = "euclid",
-        update: Literal["gradient", "ema"] = "gradient",
-        init: Literal["kmeans", "uniform"] = "kmeans",
+        metric: Literal["euclid", "cosine", "dot"] = "euclid",
+        update: Literal["gradient", "ema"] | MovingAverage = "gradient",
+        init: str = "kmeans",
         revive_after: int = 0,
-        estimator: Literal["straight_through", "rotation_trick"] = "straight_through",
-        decay: float = 0.99,
+        estimator: Literal["straight_through", "rotation_trick", "index_softmax"]
+        | IndexSoftmax = "straight_through",
+        codebook: Codebook | None = None,
     ) -> None:
         super().__init__()
-        if codebook_size < 1 or dim < 1:
-            raise ValueError(f"codebook_size and dim must be at least 1, they are {codebook_size} and {dim}")
-        for name, value, choices in (
-            ("metric", metric, ("euclid", "cosine")),
-            ("update", update, ("gradient", "ema")),
-            ("init", init, ("kmeans", "uniform")),
-            ("estimator", estimator, tuple(_ESTIMATORS)),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} is {value!r}, it must be one of {', '.join(choices)}")
-        if not 0 <= decay < 1 or revive_after < 0:
+        if codebook_size < 1 or dim < 1 or revive_after < 0:
             raise ValueError(
-                f"decay must lie in [0, 1) and revive_after be at least 0, they are {decay} and {revive_after}"
+                "codebook_size and dim must be at least 1 and revive_after at least 0, "
+                f"they are {codebook_size}, {dim} and {revive_after}"
             )
         self.codebook_size: int = codebook_size
         self.dim = dim
-        self.metric, self.update_rule, self.init = metric, update, init
-        self.revive_after, self.estimator, self.decay = revive_after, estimator, decay
-        bound = 1.0 if metric == "cosine" else 1.0 / codebook_size
-        table = torch.empty(codebook_size, dim).uniform_(-bound, bound)
-        self.codebook = nn.Parameter(table, requires_grad=update == "gradient")
+        self.metric, self.init, self.revive_after = metric, init, revive_after
+        self.average = _average(update)
+        self.estimator = IndexSoftmax() if estimator == "index_softmax" else estimator
+        template = FreeCodebook() if codebook is None else codebook
+        self._check_choices(template)
+        self.codes = template.sized(dim)
+        self.codebook = nn.Parameter(
+            self._start(init, template.raw_dim(dim)),
+            requires_grad=self.average is None and template.raw_learned,
+        )
         self.register_buffer("age", torch.zeros(codebook_size, dtype=torch.int64))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("prepared", torch.tensor(init != "kmeans"))
-        if update == "ema":
+        if self.average is not None:
             self.register_buffer("ema_counts", torch.ones(codebook_size))
-            self.register_buffer("ema_sums", self._scaled(table).clone())
+            self.register_buffer("ema_sums", self._scaled(self.codebook.detach()).clone())
         self._pending: list[tuple[Tensor, Tensor]] = []
 
     @property
     def loss_names(self) -> tuple[str, ...]:
-        """``commitment``, and ``codebook`` where gradients move the codes."""
-        return ("commitment", "codebook") if self.update_rule == "gradient" else ("commitment",)
+        """``commitment``; ``codebook`` where gradients move the codes; ``index`` of index softmax."""
+        names = ("commitment", "codebook") if self._learns_by_gradient else ("commitment",)
+        return (*names, "index") if isinstance(self.estimator, IndexSoftmax) else names
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Finds the nearest codes; in training mode also notes who chose what, for ``update``."""
         latent = as_latent(latent, self.dim)
         with torch.autocast(latent.device.type, enabled=False):
             latent = self._scaled(latent)
-            codebook = self._scaled(self.codebook.float())
-            flat = latent.detach().reshape(-1, self.dim)
-            indices = nearest_code(flat, codebook.detach(), self.metric)
-            if self.training and (self.update_rule == "ema" or self.revive_after):
-                self._pending.append((flat, indices))
-            indices = indices.reshape(latent.shape[:-1])
-            codes = F.embedding(indices, codebook)
+            flat = latent.reshape(-1, self.dim)
+            softmax = isinstance(self.estimator, IndexSoftmax)
+            # where a gradient reaches all codes or none the table is made once, else the chosen codes again
+            whole = softmax or self.codes.entangled
+            with torch.set_grad_enabled(torch.is_grad_enabled() and whole):
+                table = self.table()
+            if isinstance(self.estimator, IndexSoftmax):
+                quantized, flat_indices = self.estimator(flat, table, self.metric)
+            else:
+                flat_indices = nearest_code(flat, table, self.metric)
+            if self.training and (self.average is not None or self.revive_after):
+                self._pending.append((flat.detach(), flat_indices))
+            indices = flat_indices.reshape(latent.shape[:-1])
+            codes = F.embedding(indices, table) if whole else self._looked_up(indices)
             losses = {"commitment": F.mse_loss(latent, codes.detach())}
-            if self.update_rule == "gradient":
+            if self._learns_by_gradient:
                 losses["codebook"] = F.mse_loss(codes, latent.detach())
-            return QuantizerOutput(_ESTIMATORS[self.estimator](latent, codes.detach()), indices, losses)
+            if softmax:
+                quantized = quantized.reshape(latent.shape)
+                losses["index"] = F.mse_loss(quantized, latent)
+            else:
+                quantized = _ESTIMATORS[self.estimator](latent, codes.detach())
+            return QuantizerOutput(quantized, indices, losses)
 
     def decode(self, indices: Tensor) -> Tensor:
         """Looks the codes up: (B, ...) -> (B, ..., D), of length 1 where the metric is cosine."""
-        return self._scaled(F.embedding(check_indices(indices, self.codebook_size), self.codebook.float()))
+        with torch.autocast(indices.device.type, enabled=False):
+            return self._looked_up(check_indices(indices, self.codebook_size))
+
+    def table(self) -> Tensor:
+        """All codes (K, D) in float32, as they are compared: of length 1 where the metric is cosine."""
+        return self._scaled(self.codes.table(self.codebook))
+
+    @torch.no_grad()
+    def set_codebook(self, vectors: Tensor) -> None:
+        """Starts the raw codes at given vectors (K, D), instead of at k-means centres.
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
+        """
+        if vectors.shape != self.codebook.shape or not bool(vectors.isfinite().all()):
+            raise ValueError(
+                f"codes must be finite and of shape {tuple(self.codebook.shape)}, these are {tuple(vectors.shape)}"
+            )
+        self._set_codes(slice(None), vectors)
+        self.prepared.fill_(True)
 
     @torch.no_grad()
     def prepare(self, latent: Tensor) -> None:
@@ -126,13 +175,14 @@ class VQ(Quantizer):
         if bool(self.prepared):
             return
         rows = rows_of_all_processes(self._scaled(as_latent(latent, self.dim)).reshape(-1, self.dim))
-        centres = from_first_process(kmeans(rows, self.codebook_size, metric=self.metric))
+        metric = "cosine" if self.metric == "cosine" else "euclid"
+        centres = from_first_process(kmeans(rows, self.codebook_size, metric=metric))
         self._set_codes(slice(None), centres)
         self.prepared.fill_(True)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Moves the EMA codebook and revives dead codes, from the latents of all processes since the last call."""
+        """Moves averaged codes and revives dead ones, from the latents of all processes since the last call."""
         if not self._pending:
             return
         latents = torch.cat([latent for latent, _ in self._pending])
@@ -141,8 +191,8 @@ class VQ(Quantizer):
         )
         self._pending = []
         counts = sum_over_processes(counts)
-        if self.update_rule == "ema":
-            self._move_average(counts, sum_over_processes(sums))
+        if self.average is not None:
+            self._move_average(self.average.decay, counts, sum_over_processes(sums))
         self.num_updates += 1
         if self.revive_after:
             self.age = torch.where(counts > 0, torch.zeros_like(self.age), self.age + 1)
@@ -158,17 +208,70 @@ class VQ(Quantizer):
         """Adds the metric to the stream's description."""
         return StreamSpec("pixel", "pixel", "VQ", self.codebook_size, self.dim, metric=self.metric)
 
+    def to_config(self) -> dict[str, Any]:
+        """As recorded, but without the name of a file that codes came from: the codes themselves are saved."""
+        config = super().to_config()
+        if self.init not in STARTS:
+            config["args"]["init"] = "uniform"
+        return config
+
     @classmethod
     def tiny(cls) -> VQ:
         """16 codes of dim 4."""
         return cls(16, 4)
 
+    @property
+    def _learns_by_gradient(self) -> bool:
+        return self.average is None and self.codes.learned
+
+    def _check_choices(self, codebook: Codebook) -> None:
+        softmax = isinstance(self.estimator, IndexSoftmax)
+        for name, value, choices in (
+            ("metric", self.metric, ("euclid", "cosine", "dot")),
+            ("estimator", "index_softmax" if softmax else self.estimator, (*_ESTIMATORS, "index_softmax")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}, it must be one of {', '.join(map(str, choices))}")
+        if self.metric == "dot" and not softmax:
+            raise ValueError(
+                "metric is 'dot', which needs estimator='index_softmax': no other measures products"
+            )
+        kind = type(codebook).__name__
+        if (self.average is not None or self.revive_after) and not codebook.settable:
+            raise ValueError(
+                f"update and revive_after move single codes, which a {kind} has not: use a FreeCodebook, or leave them out"
+            )
+        if softmax and (self.average is not None or not codebook.learned):
+            raise ValueError(
+                "estimator 'index_softmax' moves every code by gradient: use update='gradient' and learned codes"
+            )
+        if self.init == "kmeans" and codebook.raw_dim(self.dim) != self.dim:
+            raise ValueError(
+                f"init is 'kmeans', which gives codes of dim {self.dim}, the {kind} has raw codes of dim "
+                f"{codebook.raw_dim(self.dim)}: use init='normal' or a file"
+            )
+
+    def _start(self, init: str, dim: int) -> Tensor:
+        shape = (self.codebook_size, dim)
+        if init == "normal":
+            return torch.randn(shape) / math.sqrt(dim)
+        if init in STARTS:
+            bound = 1.0 if self.metric == "cosine" else 1.0 / self.codebook_size
+            return torch.empty(shape).uniform_(-bound, bound)
+        table = read_table(init)
+        if table.shape != shape:
+            raise ValueError(f"init {init!r} holds codes of shape {tuple(table.shape)}, they must be {shape}")
+        return table
+
+    def _looked_up(self, indices: Tensor) -> Tensor:
+        return self._scaled(self.codes.lookup(self.codebook, indices))
+
     def _scaled(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.metric == "cosine" else vectors
 
-    def _move_average(self, counts: Tensor, sums: Tensor) -> None:
-        self.ema_counts.mul_(self.decay).add_(counts.float(), alpha=1 - self.decay)
-        self.ema_sums.mul_(self.decay).add_(sums.float(), alpha=1 - self.decay)
+    def _move_average(self, decay: float, counts: Tensor, sums: Tensor) -> None:
+        self.ema_counts.mul_(decay).add_(counts.float(), alpha=1 - decay)
+        self.ema_sums.mul_(decay).add_(sums.float(), alpha=1 - decay)
         # a code that nobody chose keeps its place: sum and count fade together
         means = self.ema_sums / self.ema_counts.clamp(min=1e-8).unsqueeze(1)
         alive = (self.ema_counts > 1e-6).unsqueeze(1)
@@ -187,7 +290,17 @@ class VQ(Quantizer):
         self.age[chosen] = 0
 
     def _set_codes(self, where: slice | Tensor, vectors: Tensor) -> None:
-        self.codebook[where] = vectors.to(self.codebook.dtype)
-        if self.update_rule == "ema":
+        self.codebook[where] = vectors.to(self.codebook)
+        if self.average is not None:
             self.ema_counts[where] = 1.0
             self.ema_sums[where] = vectors.float()
+
+
+def _average(update: object) -> MovingAverage | None:
+    if update == "gradient":
+        return None
+    if update == "ema":
+        return MovingAverage()
+    if isinstance(update, MovingAverage):
+        return update
+    raise ValueError(f"update is {update!r}, it must be gradient, ema or a MovingAverage")

@@ -16,6 +16,7 @@ from vistok.errors import TokenizerError
 from vistok.quantizers import Continuous, Quantizer
 from vistok.recorded import Recorded
 from vistok.spec import DecodingSpec, FeatureSpec, ImagePolicy, LatentSpec, TokenizerSpec
+from vistok.tokenizer import views
 from vistok.tokenizer.encoded import Encoded, StreamTokens
 from vistok.tokenizer.normaliser import LatentNormaliser
 from vistok.tokenizer.preprocess import Images, check_pixels, preprocess
@@ -159,7 +160,9 @@ class Tokenizer(Recorded, nn.Module):
                 raw = self.quantizer.sample(latent) if sample else self.quantizer(latent).quantized
                 tokens = StreamTokens(None, self.normaliser(raw).flatten(1, 2), grid)
             else:
-                tokens = StreamTokens(self._with_groups(self.quantizer(latent).indices), None, grid)
+                tokens = StreamTokens(
+                    views.with_groups(self.quantizer, self.quantizer(latent).indices), None, grid
+                )
         return Encoded({self.quantizer.stream().name: tokens}, (x.shape[-2], x.shape[-1]))
 
     def decode(
@@ -203,15 +206,19 @@ class Tokenizer(Recorded, nn.Module):
         """
         values = tokens.main.values if isinstance(tokens, Encoded) else tokens
         if cumulative:
-            raise TokenizerError(
-                f"{self.name} has a single scale: cumulative features exist for multi-scale tokenizers"
-            )
+            with _explained(f"{self.name} cannot embed tokens"):
+                self._check_groups(values)
+                return views.up_to_scale(
+                    self.quantizer, values, tokens.grid if isinstance(tokens, Encoded) else None
+                )
         if self.normaliser is not None:
             vectors: Tensor = self.normaliser.inverse(values)
             return vectors.unsqueeze(-2) if depthwise else vectors
         with _explained("tokens cannot be embedded"):
             self._check_groups(values)
-            return self.quantizer.depthwise(values) if depthwise else self._lookup(values)
+            return (
+                self.quantizer.depthwise(values) if depthwise else views.by_position(self.quantizer, values)
+            )
 
     def semantic(self, x: Tensor) -> Tensor:
         """Features in the teacher's space, read from the quantized vectors.
@@ -266,7 +273,7 @@ class Tokenizer(Recorded, nn.Module):
             image=None if self.decoder is None else self.decoder(vectors),
             features=None if self.feature_head is None else self.feature_head(vectors),
             losses=output.losses,
-            indices=None if output.indices is None else self._with_groups(output.indices),
+            indices=None if output.indices is None else views.with_groups(self.quantizer, output.indices),
         )
 
     def prepare(self, x: Tensor) -> None:
@@ -292,26 +299,19 @@ class Tokenizer(Recorded, nn.Module):
         vectors: Tensor = self.project_out(quantized.to(next(parameters, quantized.dtype)))
         return vectors
 
-    def _lookup(self, indices: Tensor) -> Tensor:
-        return self.quantizer.decode(indices.squeeze(-1) if self.quantizer.num_groups == 1 else indices)
-
     def _vectors(self, tokens: StreamTokens) -> Tensor:
         if self.normaliser is not None:
             if tokens.latents is None:
                 raise TokenizerError(f"{self.name} is continuous: decode takes latents, not indices")
             raw = self.normaliser.inverse(tokens.latents.to(self.device, torch.float32))
-        else:
-            if tokens.indices is None:
-                raise TokenizerError(f"{self.name} is discrete: decode takes indices, not latents")
             with _explained("tokens cannot be decoded"):
-                self._check_groups(tokens.indices)
-                raw = self._lookup(tokens.indices.to(self.device))
-        height, width = tokens.grid
-        if raw.shape[1] != height * width:
-            raise TokenizerError(
-                f"{raw.shape[1]} tokens do not fill a grid of {height} x {width}: give the grid that encode gave"
-            )
-        return self._to_decoder(raw.reshape(raw.shape[0], height, width, -1))
+                return self._to_decoder(views.fill(raw, tokens.grid))
+        if tokens.indices is None:
+            raise TokenizerError(f"{self.name} is discrete: decode takes indices, not latents")
+        with _explained("tokens cannot be decoded"):
+            self._check_groups(tokens.indices)
+            raw = views.on_grid(self.quantizer, tokens.indices.to(self.device), tokens.grid)
+        return self._to_decoder(raw)
 
     def _tokens(
         self,
@@ -327,14 +327,9 @@ class Tokenizer(Recorded, nn.Module):
         values = indices if indices is not None else latents
         assert values is not None
         if grid is None:
-            side = round(values.shape[1] ** 0.5)
-            if side * side != values.shape[1]:
-                raise TokenizerError(f"{values.shape[1]} tokens are not a square: say grid=(h, w)")
-            grid = (side, side)
+            with _explained("tokens cannot be decoded"):
+                grid = views.square_grid(self.quantizer, values.shape[1])
         return StreamTokens(indices, latents, grid)
-
-    def _with_groups(self, indices: Tensor) -> Tensor:
-        return indices.flatten(1, 2) if self.quantizer.num_groups > 1 else indices.flatten(1).unsqueeze(-1)
 
     def _check_groups(self, indices: Tensor) -> None:
         if indices.ndim != 3 or indices.shape[-1] != self.quantizer.num_groups:

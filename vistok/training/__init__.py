@@ -2,6 +2,7 @@
 
 from vistok.training.data import ImageData
 from vistok.training.ema import EMA
+from vistok.training.health import CodebookWatchdog
 from vistok.training.images import ImageLog
 from vistok.training.module import TokenizerModule
 from vistok.training.optimizer import OptimizerSettings
@@ -13,6 +14,7 @@ from vistok.training.usage import UsageMonitor
 __all__ = [
     "EMA",
     "Checkpoint",
+    "CodebookWatchdog",
     "ImageData",
     "ImageLog",
     "LiveBar",

@@ -20,6 +20,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from vistok.errors import RecipeError
 from vistok.training.data import ImageData
+from vistok.training.health import CodebookWatchdog
 from vistok.training.images import ImageLog
 from vistok.training.module import STEP_KEY, TokenizerModule
 from vistok.training.progress import LiveBar
@@ -37,7 +38,8 @@ class WrongOptionError(RecipeError):
 class TrainingCLI(LightningCLI):
     """LightningCLI with vistok's module, data and callbacks; ``run`` starts what the constructor has only built.
 
-    Every callback has a section of its own in a recipe: ``progress``, ``usage``, ``images``, ``checkpoint``, ``export``.
+    Every callback has a section of its own in a recipe: ``progress``, ``usage``, ``watchdog``, ``images``,
+    ``checkpoint``, ``export``.
     """
 
     def __init__(self, args: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> None:
@@ -66,6 +68,7 @@ class TrainingCLI(LightningCLI):
         for name, callback in (
             ("progress", LiveBar),
             ("usage", UsageMonitor),
+            ("watchdog", CodebookWatchdog),
             ("images", ImageLog),
             ("checkpoint", Checkpoint),
             ("export", SaveTokenizer),

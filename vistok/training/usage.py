@@ -16,6 +16,42 @@ _MOST_CODES = 1 << 24
 _MOST_PENDING = 1 << 22
 
 
+class UsageWindow:
+    """Counts the indices of training steps until a window is full.
+
+    Args:
+        length: Optimizer steps of a window.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self._usage: CodebookUsage | None = None
+        self._pending: list[Tensor] = []
+        self._num_steps = 0
+
+    def add(self, outputs: Any, codebook_size: int | None) -> CodebookUsage | None:
+        """Gathers what ``training_step`` gave; at the end of a window the counts over all processes, else None.
+
+        Collective at the end of a window. A tokenizer without a codebook, or with one too large to count, has no window.
+        """
+        indices = outputs["indices"]
+        if indices is None or codebook_size is None or codebook_size > _MOST_CODES:
+            return None
+        if self._usage is None:
+            self._usage = CodebookUsage(codebook_size, indices.shape[-1])
+        self._pending.append(indices.detach().flatten(0, 1))
+        self._num_steps += bool(outputs["stepped"])
+        finished = self._num_steps >= self.length
+        if finished or sum(part.numel() for part in self._pending) > _MOST_PENDING:
+            self._usage.update(torch.cat(self._pending))
+            self._pending = []
+        if not finished:
+            return None
+        usage, self._usage, self._num_steps = self._usage, None, 0
+        usage.reduce()
+        return usage
+
+
 class UsageMonitor(pl.Callback):
     """Logs ``codebook/usage`` and ``codebook/perplexity`` of the training images of each window.
 
@@ -29,27 +65,13 @@ class UsageMonitor(pl.Callback):
 
     def __init__(self, window: int = 100) -> None:
         self.window = window
-        self._usage: CodebookUsage | None = None
-        self._pending: list[Tensor] = []
-        self._num_steps = 0
+        self._counts = UsageWindow(window)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Gathers one micro-batch; at the end of a window counts, logs and starts anew."""
-        indices, size = outputs["indices"], pl_module.tokenizer.quantizer.codebook_size
-        if indices is None or size is None or size > _MOST_CODES:
-            return
-        if self._usage is None:
-            self._usage = CodebookUsage(size, indices.shape[-1])
-        self._pending.append(indices.detach().flatten(0, 1))
-        self._num_steps += bool(outputs["stepped"])
-        finished = self._num_steps >= self.window
-        if finished or sum(part.numel() for part in self._pending) > _MOST_PENDING:
-            self._usage.update(torch.cat(self._pending))
-            self._pending = []
-        if finished:
-            self._usage.reduce()
-            values = {"codebook/usage": self._usage.usage, "codebook/perplexity": self._usage.perplexity}
+        usage = self._counts.add(outputs, pl_module.tokenizer.quantizer.codebook_size)
+        if usage is not None:
+            values = {"codebook/usage": usage.usage, "codebook/perplexity": usage.perplexity}
             pl_module.log_dict(values, batch_size=1)
-            self._usage, self._num_steps = None, 0

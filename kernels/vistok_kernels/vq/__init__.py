@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vistok_kernels.checks import check_finite, check_floating
+from vistok_kernels.checks import check_finite, check_floating, check_one_device, computing_dtype
 from vistok_kernels.vq import blocked
 
-__all__ = ["code_sums", "nearest_code"]
+__all__ = ["code_sums", "nearest_code", "vq_step"]
 
 METRICS = ("euclid", "cosine")
 
@@ -37,22 +38,39 @@ def nearest_code(latents: Tensor, codebook: Tensor, metric: str = "euclid") -> T
     Raises:
         ValueError: shapes or devices that do not match, an unknown metric; on devices other than GPUs also NaN or Inf.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric is {metric!r}, it must be one of {', '.join(METRICS)}")
-    check_floating(latents, "latents")
-    check_floating(codebook, "codebook values")
-    if latents.ndim != 2 or codebook.ndim != 2 or latents.shape[1] != codebook.shape[1]:
-        raise ValueError(
-            f"latents have shape {tuple(latents.shape)} and the codebook {tuple(codebook.shape)}, "
-            "they must be (N, D) and (K, D) of one D; flatten latents with .reshape(-1, D)"
-        )
-    if codebook.numel() == 0:
-        raise ValueError(
-            f"the codebook has shape {tuple(codebook.shape)}, it needs at least one code and one channel"
-        )
-    _check_one_device(latents, "latents", codebook, "the codebook")
+    _check_search(latents, codebook, metric)
     indices: Tensor = _nearest_code(latents.detach(), codebook.detach(), metric)
     return indices
+
+
+def vq_step(
+    latents: Tensor, codebook: Tensor, metric: str = "euclid"
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """All that a training step of vector quantization takes from its latents, in one op.
+
+    The search is that of ``nearest_code``. Results have the same bits at every run. Codes are rows of the codebook as
+    given and the error is between latents and codes as given: under ``cosine`` it is for the caller to scale both.
+
+    Gradients: of ``codes`` towards the codebook, added up per code, and of ``error`` towards the latents, as in the
+    commitment loss ``error / latents.numel()``. Straight-through is the caller's: ``latents + (codes -
+    latents).detach()``. A latent with a NaN or Inf makes ``error`` NaN or Inf on a GPU, and its codes NaN.
+
+    Args:
+        latents: In any floating-point dtype and any strides; half precisions are widened to float32.
+        codebook: Likewise.
+        metric: ``euclid`` or ``cosine``.
+
+    Shapes:
+        latents (N, D), codebook (K, D) -> codes (N, D) in the codebook's dtype, indices (N,) int64 in [0, K),
+        error (): the sum of squared differences, in float32 or float64; counts (K,) int64 of the latents that chose
+        each code and sums (K, D) float32 of them.
+
+    Raises:
+        ValueError: as ``nearest_code``.
+    """
+    _check_search(latents, codebook, metric)
+    codes, indices, error, counts, sums = _vq_step(latents, codebook, metric)
+    return codes, indices, error, counts, sums
 
 
 def code_sums(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
@@ -76,18 +94,13 @@ def code_sums(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Ten
         raise ValueError(f"indices have dtype {indices.dtype}, it must be int64 or int32")
     if codebook_size < 1:
         raise ValueError(f"codebook_size is {codebook_size}, it must be at least 1")
-    _check_one_device(latents, "latents", indices, "indices")
+    check_one_device(latents, "latents", indices, "indices")
     counts, sums = _code_sums(latents.detach(), indices, codebook_size)
     return counts, sums
 
 
 def _search_blocked(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
-    check_finite(codebook, "codebook values", "reinitialise it, and look for the update that broke it")
-    check_finite(
-        latents,
-        "latents",
-        "look for the overflow in the encoder: a lower learning rate or float32 may cure it",
-    )
+    _check_values(latents, codebook)
     # a caller's autocast must not reach the products
     with torch.autocast(latents.device.type, enabled=False):
         return blocked.nearest_code(latents, codebook, metric)
@@ -139,8 +152,102 @@ def _(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Tensor, Ten
     return counts, latents.new_empty(codebook_size, latents.shape[1], dtype=torch.float32)
 
 
-def _check_one_device(first: Tensor, first_name: str, second: Tensor, second_name: str) -> None:
-    if first.device != second.device:
-        raise ValueError(
-            f"{first_name} are on {first.device} and {second_name} on {second.device}; move one with .to()"
+def _step_blocked(
+    latents: Tensor, codebook: Tensor, metric: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _check_values(latents, codebook)
+    with torch.autocast(latents.device.type, enabled=False):
+        return blocked.vq_step(latents, codebook, metric)
+
+
+_vq_step = torch.library.custom_op("vistok_kernels::vq_step", _step_blocked, mutates_args=())
+
+
+@_vq_step.register_kernel("cuda")
+def _(latents: Tensor, codebook: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if find_spec("triton") is None:
+        return _step_blocked(latents, codebook, metric)
+    from vistok_kernels.vq import kernel, step_kernel
+
+    if torch.float64 in (latents.dtype, codebook.dtype):
+        # the kernel's differences are float32
+        return blocked.follow(
+            latents, codebook, kernel.nearest_code(latents, codebook, metric), kernel.code_sums
         )
+    return step_kernel.vq_step(latents, codebook, metric)
+
+
+@_vq_step.register_fake
+def _(latents: Tensor, codebook: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (num_latents, dim), num_codes = latents.shape, codebook.shape[0]
+    return (
+        codebook.new_empty(num_latents, dim),
+        latents.new_empty(num_latents, dtype=torch.int64),
+        latents.new_empty((), dtype=torch.promote_types(computing_dtype(latents), codebook.dtype)),
+        latents.new_empty(num_codes, dtype=torch.int64),
+        latents.new_empty(num_codes, dim, dtype=torch.float32),
+    )
+
+
+def gather_backward(gradient: Tensor, indices: Tensor, codebook_size: int) -> Tensor:
+    """The gradient of a codebook whose codes were gathered: the sums, per code, of the gradients of its copies.
+
+    Shapes:
+        gradient (N, D), indices (N,) -> (K, D), K = codebook_size, in float32 (float64 for float64 gradients).
+    """
+    if gradient.dtype == torch.float64:
+        # code_sums are float32; an index of -1 adds nothing
+        known = torch.where(indices.unsqueeze(1) >= 0, gradient, 0.0)
+        return gradient.new_zeros(codebook_size, gradient.shape[1]).index_add(0, indices.clamp(min=0), known)
+    sums: Tensor = _code_sums(gradient, indices, codebook_size)[1]
+    return sums
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: tuple[Tensor, ...]) -> None:
+    latents, codebook, _ = inputs
+    codes, indices, _, counts, sums = output
+    ctx.save_for_backward(latents, codes, indices)
+    ctx.num_codes, ctx.codebook_dtype = codebook.shape[0], codebook.dtype
+    ctx.mark_non_differentiable(indices, counts, sums)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ctx: Any, of_codes: Tensor | None, _: Any, of_error: Tensor | None, *others: Any
+) -> tuple[Tensor | None, Tensor | None, None]:
+    latents, codes, indices = ctx.saved_tensors
+    to_latents = to_codebook = None
+    if of_error is not None and ctx.needs_input_grad[0]:
+        to_latents = (2 * of_error * (latents.to(of_error.dtype) - codes)).to(latents.dtype)
+    if of_codes is not None and ctx.needs_input_grad[1]:
+        to_codebook = gather_backward(of_codes, indices, ctx.num_codes).to(ctx.codebook_dtype)
+    return to_latents, to_codebook, None
+
+
+_vq_step.register_autograd(_backward, setup_context=_keep)
+
+
+def _check_search(latents: Tensor, codebook: Tensor, metric: str) -> None:
+    if metric not in METRICS:
+        raise ValueError(f"metric is {metric!r}, it must be one of {', '.join(METRICS)}")
+    check_floating(latents, "latents")
+    check_floating(codebook, "codebook values")
+    if latents.ndim != 2 or codebook.ndim != 2 or latents.shape[1] != codebook.shape[1]:
+        raise ValueError(
+            f"latents have shape {tuple(latents.shape)} and the codebook {tuple(codebook.shape)}, "
+            "they must be (N, D) and (K, D) of one D; flatten latents with .reshape(-1, D)"
+        )
+    if codebook.numel() == 0:
+        raise ValueError(
+            f"the codebook has shape {tuple(codebook.shape)}, it needs at least one code and one channel"
+        )
+    check_one_device(latents, "latents", codebook, "the codebook")
+
+
+def _check_values(latents: Tensor, codebook: Tensor) -> None:
+    check_finite(codebook, "codebook values", "reinitialise it, and look for the update that broke it")
+    check_finite(
+        latents,
+        "latents",
+        "look for the overflow in the encoder: a lower learning rate or float32 may cure it",
+    )

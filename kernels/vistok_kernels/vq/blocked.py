@@ -2,64 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vistok_kernels.checks import computing_dtype
-from vistok_kernels.vq.prepared import FARTHEST, prepare
+from vistok_kernels.threads import run_in_threads
+from vistok_kernels.vq.prepared import FARTHEST, Frame, frame, half_norms, place
 
-# A thread's share of a tile of scores is 2 MB, which stays in or near L2; larger tiles mean fewer calls, and with them
-# fewer of the barriers that hurt on a busy machine.
-_SCORES_PER_THREAD = 2**19
-_MAX_ROWS = 4096
-_CODES = 8192
-_GROUP = 128
+# A tile of scores is 1 MB, which stays in L2 between the product that writes it and the minimum that reads it.
+_SCORES = 2**18
+_CODES = 1024
+_GROUP = 64
+# Below this many scores a search takes about a millisecond, and starting threads would be a good part of it.
+_WORTH_THREADS = 2**22
 
 
 def nearest_code(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
-    """Scores tiles of latents x codes with one matrix product each and keeps the best index of every row.
+    """Scores tiles of latents x codes with one matrix product each and keeps the lowest score of every group of codes.
+
+    The position is then sought in the best group alone: a minimum is vectorised, one with its position is not.
 
     Floor: 4 D (N + K) + 8 N bytes, 2 N K (D + 1) flops. The half norm of a code rides along as the last channel,
     which costs a row of the product instead of a pass over the scores.
     """
-    ready = prepare(codebook, metric)
-    num_latents, dim = latents.shape
-    num_codes = codebook.shape[0]
-    width = min(_CODES, -(-num_codes // _GROUP) * _GROUP)
-    # whole tiles only: a code that is not there has an infinite norm
-    table = ready.codes.new_zeros(dim + 1, -(-num_codes // width) * width)
-    torch.neg(ready.codes, out=table[:dim, :num_codes])
-    table[dim] = torch.inf
-    table[dim, :num_codes] = ready.half_norms
-    num_rows = min(_MAX_ROWS, _SCORES_PER_THREAD * torch.get_num_threads() // width, max(num_latents, 1))
-    tile = table.new_empty(num_rows, width)
-    block = table.new_ones(num_rows, dim + 1)
-    indices = torch.empty(num_latents, dtype=torch.int64, device=latents.device)
-    for first in range(0, num_latents, num_rows):
-        rows = latents[first : first + num_rows]
-        block, tile = block[: len(rows)], tile[: len(rows)]
-        moved = (rows.to(computing_dtype(latents)) - ready.center) * ready.scale
-        block[:, :dim] = moved.clamp_(-FARTHEST, FARTHEST)
-        best, found = _best_of_tile(torch.mm(block, table[:, :width], out=tile))
-        for start in range(width, table.shape[1], width):
-            score, index = _best_of_tile(torch.mm(block, table[:, start : start + width], out=tile))
-            # strictly better only, so that of equal scores the lowest index stays
-            better = score < best
-            best = torch.where(better, score, best)
-            found = torch.where(better, index + start, found)
-        indices[first : first + num_rows] = found
-    return indices
+    where = frame(codebook, metric)
+    table = _table(codebook, where)
+    num_threads = torch.get_num_threads() if latents.device.type == "cpu" else 1
+    if len(latents) * len(codebook) < _WORTH_THREADS:
+        num_threads = 1
+    num_rows = min(_SCORES // min(len(table), _CODES), max(1, -(-len(latents) // num_threads)))
+    starts = range(0, len(latents), num_rows)
+    found: dict[int, Tensor] = {}
+    # a shared iterator: whichever thread is free takes the next block
+    blocks = iter(starts)
+
+    def work() -> None:
+        search = _Search(table, where, num_rows)
+        for start in blocks:
+            found[start] = search(latents[start : start + num_rows])
+
+    run_in_threads(work, num_threads)
+    empty = torch.empty(0, dtype=torch.int64, device=latents.device)
+    return torch.cat([empty, *(found[start] for start in starts)])
 
 
-def _best_of_tile(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The lowest score of each row and its first position: (R, C) -> (R,), (R,).
+def _table(codebook: Tensor, where: Frame) -> Tensor:
+    """Negated codes in the frame with their half norms as last channel, in whole tiles: (K', D + 1), K' >= K."""
+    num_codes, dim = codebook.shape
+    width = _GROUP if num_codes <= _CODES else _CODES
+    table = torch.zeros(-(-num_codes // width) * width, dim + 1, device=codebook.device)
+    # a code that is not there is infinitely far
+    table[num_codes:, dim] = torch.inf
+    step = max(1, _SCORES // dim)
+    for start in range(0, num_codes, step):
+        part = place(codebook[start : start + step], where)
+        torch.neg(part, out=table[start : start + len(part), :dim])
+        table[start : start + len(part), dim] = half_norms(part, where)
+    return table
 
-    ``amin`` is vectorised where a minimum with its position is not: so the position is sought in the best group alone.
-    """
-    groups = scores.view(len(scores), -1, _GROUP)
-    best, group = groups.amin(dim=2).min(dim=1)
-    within = groups[torch.arange(len(scores), device=scores.device), group].argmin(dim=1)
-    return best, group * _GROUP + within
+
+class _Search:
+    """The search of one thread, with the memory that it uses over and over: (R, D) -> (R,)."""
+
+    def __init__(self, table: Tensor, where: Frame, num_rows: int) -> None:
+        self.table, self.where = table, where
+        self.width = min(len(table), _CODES)
+        self.block = table.new_ones(num_rows, table.shape[1])
+        self.tile = table.new_empty(num_rows, self.width)
+        self.lowest = table.new_empty(num_rows, len(table) // _GROUP)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        count = len(latents)
+        block, tile, lowest = self.block[:count], self.tile[:count], self.lowest[:count]
+        moved = (latents.to(computing_dtype(latents)) - self.where.center) * self.where.scale
+        block[:, :-1] = moved.clamp_(-FARTHEST, FARTHEST)
+        groups = tile.view(count, -1, _GROUP)
+        for start in range(0, len(self.table), self.width):
+            torch.mm(block, self.table[start : start + self.width].T, out=tile)
+            first = start // _GROUP
+            torch.amin(groups, dim=2, out=lowest[:, first : first + groups.shape[1]])
+        group = lowest.argmin(dim=1)
+        if self.width == len(self.table):
+            scores = groups[torch.arange(count, device=group.device), group]
+        else:
+            codes = self.table.view(-1, _GROUP, self.table.shape[1]).index_select(0, group)
+            scores = torch.bmm(codes, block.unsqueeze(2)).squeeze(2)
+        return group * _GROUP + scores.argmin(dim=1)
 
 
 def code_sums(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
@@ -70,3 +101,26 @@ def code_sums(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Ten
     sums = torch.zeros(codebook_size, latents.shape[1], dtype=torch.float32, device=latents.device)
     sums.index_add_(0, indices, latents.float())
     return torch.bincount(indices, minlength=codebook_size), sums
+
+
+def vq_step(latents: Tensor, codebook: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The search, and what follows from it in O((N + K) D).
+
+    Floor: that of ``nearest_code``, and 4 D (N + 2 K) + 8 K bytes written.
+    """
+    return follow(latents, codebook, nearest_code(latents, codebook, metric), code_sums)
+
+
+def follow(
+    latents: Tensor,
+    codebook: Tensor,
+    indices: Tensor,
+    add_up: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The results of a step whose indices are known, with ``code_sums`` as ``add_up`` does it; NaN codes for -1."""
+    codes = F.embedding(indices.clamp(min=0), codebook)
+    if indices.device.type == "cuda":
+        codes = torch.where(indices.unsqueeze(1) >= 0, codes, torch.nan)
+    dtype = torch.promote_types(computing_dtype(latents), codebook.dtype)
+    error = (latents.to(dtype) - codes).square().sum()
+    return codes, indices, error, *add_up(latents, indices, len(codebook))

@@ -40,3 +40,19 @@ def code_sums(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Ten
     """
     chosen = F.one_hot(indices, codebook_size)
     return chosen.sum(dim=0), chosen.double().T @ latents.double()
+
+
+def vq_step(
+    latents: Tensor, codebook: Tensor, metric: str = "euclid"
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The codes and indices of latents, the sum of squared differences to them, and ``code_sums``; differentiable.
+
+    Codes pass gradients to the codebook, the error to the latents alone.
+
+    Shapes:
+        latents (N, D), codebook (K, D) -> (N, D), (N,) in [0, K), (), (K,), (K, D); in float64.
+    """
+    indices = nearest_code(latents.detach(), codebook.detach(), metric)
+    codes = codebook.double()[indices]
+    error = (latents.double() - codes.detach()).square().sum()
+    return codes, indices, error, *code_sums(latents.detach(), indices, len(codebook))
