@@ -227,3 +227,15 @@ def test_the_bar_tells_images_and_tokens_a_second(tokenizer, tmp_path, capsys):
     told = capsys.readouterr().err
     assert "6/6" in told
     assert "tokens/s" in told
+
+
+def test_who_made_the_shards_is_recorded_beside_them_and_not_in_them(tokenizer, tmp_path):
+    images, out = named(8), tmp_path / "out"
+    shards.encode(tokenizer, images, out, **OPTIONS)
+    before = tree(out)
+    (out / "shard-000001.json").unlink()
+    shards.encode(tokenizer, images, out, **{**OPTIONS, "batch_size": 4})
+    shards.encode(tokenizer, images, out, **OPTIONS)  # nothing to do, so nothing to record
+    lines = [json.loads(line) for line in (out / "made-with.jsonl").read_text().splitlines()]
+    assert [line["batch_size"] for line in lines] == [2, 4] and lines[0]["torch"] == torch.__version__
+    assert tree(out) == before

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from vistok.errors import ShardError, TokenizerError
-from vistok.shards.commit import locked, remove_debris, write_if_different
+from vistok.shards.commit import locked, remove_debris, write_file, write_if_different
 from vistok.shards.failures import QUARANTINE
 from vistok.shards.fingerprint import FILE_NAME as FINGERPRINT_NAME
 from vistok.shards.fingerprint import Fingerprint
@@ -16,6 +18,7 @@ from vistok.spec import TokenizerSpec
 
 PLAN_NAME = "plan.json"
 SPEC_NAME = "spec.json"
+MADE_WITH_NAME = "made-with.jsonl"
 
 
 @contextlib.contextmanager
@@ -56,6 +59,18 @@ def describe(out: Path, plan: Plan, spec: TokenizerSpec, fingerprint: Fingerprin
     write_if_different(out / SPEC_NAME, spec.to_json() + "\n")
     # last: where the fingerprint stands, plan and spec stand too
     write_if_different(out / FINGERPRINT_NAME, fingerprint.to_json())
+
+
+def note_made_with(out: Path, fields: Mapping[str, Any]) -> None:
+    """Appends versions, device, threads and batch size of this run, unless the run before had the same.
+
+    They may change the last bits of a float, so they are recorded; they stand apart from the shards and their records,
+    which are the same bytes whoever makes them.
+    """
+    path, line = out / MADE_WITH_NAME, json.dumps(fields, sort_keys=True)
+    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if before[-1:] != [line]:
+        write_file(path, "\n".join([*before, line]) + "\n")
 
 
 def read_plan(out: Path) -> Plan:

@@ -17,7 +17,7 @@ from vistok.data import ImageDataset
 from vistok.errors import ShardError
 from vistok.shards.commit import replacing, write_file, write_if_different
 from vistok.shards.container import Container, container
-from vistok.shards.directory import describe, writing_into
+from vistok.shards.directory import describe, note_made_with, writing_into
 from vistok.shards.failures import Failures, OnError
 from vistok.shards.fingerprint import fingerprint, soft_fields, tokenizer_device
 from vistok.shards.loading import KeyedImages, Loaded, load_images, reporting_dead_workers
@@ -123,7 +123,9 @@ def encode(
         todo = [shard for shard in range(plan.num_shards) if shard not in sidecars]
         skipped = sum(len(s.skipped) for s in sidecars.values())
         failures = Failures(on_error, max_error_rate, plan.num_samples, skipped, out)
-        writer = ShardWriter(out, box, marks.sha256, soft_fields(tokenizer_device(tokenizer), batch_size))
+        if todo:
+            note_made_with(out, soft_fields(tokenizer_device(tokenizer), batch_size))
+        writer = ShardWriter(out, box, marks.sha256)
         done = sum(s.n_in for s in sidecars.values())
         with (
             _interruptible(out, plan, marks.sha256),
@@ -146,11 +148,10 @@ class ShardWriter:
         out: The output directory.
         box: The container.
         fingerprint: Hash that each sidecar carries.
-        made_with: Soft fields that each sidecar carries.
     """
 
-    def __init__(self, out: Path, box: Container, fingerprint: str, made_with: dict[str, Any]) -> None:
-        self._out, self._box, self._fingerprint, self._made_with = out, box, fingerprint, made_with
+    def __init__(self, out: Path, box: Container, fingerprint: str) -> None:
+        self._out, self._box, self._fingerprint = out, box, fingerprint
 
     def write(
         self, shard: int, plan: Plan, encoder: SampleEncoder, images: Iterator[Loaded], failures: Failures
@@ -184,7 +185,6 @@ class ShardWriter:
             bytes=file.size,
             sha256=file.sha256,
             fingerprint=self._fingerprint,
-            made_with=self._made_with,
         )
         write_file(sidecar_path(self._out, shard), sidecar.to_json())
         return sidecar
