@@ -16,8 +16,9 @@ from vistok_kernels import fsq, fsq_decode
 class FSQ(Quantizer):
     """Rounds each latent channel to a few fixed levels; the codebook is their grid and is never learned.
 
-    Every index in ``[0, prod(levels))`` names a reachable code, so none can die and there is no loss to weigh. The
-    first level is the least significant digit of the index.
+    Every index in ``[0, prod(levels))`` names a reachable code, so none can die and there is no loss to weigh (above
+    1000 levels in one channel, its outermost two are out of reach of the bound). The first level is the least
+    significant digit of the index.
 
     Source: Mentzer et al., Finite Scalar Quantization (2023), arXiv:2309.15505, section 3.
 

@@ -16,6 +16,8 @@ from vistok.spec import StreamSpec
 from vistok_kernels import code_sums, nearest_code
 
 _ESTIMATORS = {"straight_through": straight_through, "rotation_trick": rotation_trick}
+# more micro-batches than anybody accumulates; beyond it someone forgot to call `update` and memory would run out
+_MOST_PENDING = 1024
 
 
 class VQ(Quantizer):
@@ -108,9 +110,9 @@ class VQ(Quantizer):
             flat = latent.detach().reshape(-1, self.dim)
             indices = nearest_code(flat, codebook.detach(), self.metric)
             if self.training and (self.update_rule == "ema" or self.revive_after):
-                self._pending.append((flat, indices))
+                self._note(flat, indices)
             indices = indices.reshape(latent.shape[:-1])
-            codes = F.embedding(indices, codebook)
+            codes = _look_up(indices, codebook)
             losses = {"commitment": F.mse_loss(latent, codes.detach())}
             if self.update_rule == "gradient":
                 losses["codebook"] = F.mse_loss(codes, latent.detach())
@@ -163,6 +165,13 @@ class VQ(Quantizer):
         """16 codes of dim 4."""
         return cls(16, 4)
 
+    def _note(self, flat: Tensor, indices: Tensor) -> None:
+        if len(self._pending) >= _MOST_PENDING:
+            raise RuntimeError(
+                f"{_MOST_PENDING} training passes without update(): call tokenizer.update() after each optimizer step"
+            )
+        self._pending.append((flat, indices))
+
     def _scaled(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.metric == "cosine" else vectors
 
@@ -191,3 +200,11 @@ class VQ(Quantizer):
         if self.update_rule == "ema":
             self.ema_counts[where] = 1.0
             self.ema_sums[where] = vectors.float()
+
+
+def _look_up(indices: Tensor, codebook: Tensor) -> Tensor:
+    if indices.device.type == "cpu":
+        return F.embedding(indices, codebook)
+    # off the CPU a latent that is not finite has index -1: its vector is NaN, so that the loss tells
+    codes = F.embedding(indices.clamp(min=0), codebook)
+    return torch.where((indices < 0).unsqueeze(-1), torch.full_like(codes, float("nan")), codes)

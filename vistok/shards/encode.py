@@ -107,10 +107,7 @@ def encode(
         ShardError: a directory that cannot be used or belongs to another run, images that cannot be encoded, a full disk.
         EncodingInterrupted: Ctrl-C or SIGTERM; what is committed stays.
     """
-    if batch_size < 1 or workers < 0:
-        raise ShardError(
-            f"batch_size must be at least 1 and workers at least 0, they are {batch_size} and {workers}"
-        )
+    _check_options(batch_size, workers)
     if isinstance(dataset, ImageDataset):
         dataset = dataset.fitted_to(tokenizer.spec)
     out = Path(out)
@@ -126,11 +123,8 @@ def encode(
         if todo:
             note_made_with(out, soft_fields(tokenizer_device(tokenizer), batch_size))
         writer = ShardWriter(out, box, marks.sha256)
-        done = sum(s.n_in for s in sidecars.values())
-        with (
-            _interruptible(out, plan, marks.sha256),
-            Progress(plan.num_samples, done, shown=progress and bool(todo)) as bar,
-        ):
+        bar = Progress(plan.num_samples, sum(s.n_in for s in sidecars.values()), shown=progress)
+        with _interruptible(out, plan, marks.sha256), bar:
             encoder = SampleEncoder(tokenizer, batch_size, failures, _counting(bar, failures))
             images = load_images(dataset, plan, todo, tokenizer.spec.multiple_of, workers)
             with evaluating(tokenizer), reporting_dead_workers(), contextlib.closing(images):
@@ -139,6 +133,13 @@ def encode(
             ordered = [sidecars[shard] for shard in range(plan.num_shards)]
             write_if_different(out / INDEX_NAME, index_text(ordered, plan, marks.sha256))
         return _summary(out, plan, ordered, len(todo), bar)
+
+
+def _check_options(batch_size: int, workers: int) -> None:
+    if batch_size < 1 or workers < 0:
+        raise ShardError(
+            f"batch_size must be at least 1 and workers at least 0, they are {batch_size} and {workers}"
+        )
 
 
 class ShardWriter:
