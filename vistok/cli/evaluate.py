@@ -56,7 +56,7 @@ def run(command: str, arguments: argparse.Namespace) -> int:
             write(result.to_json() + "\n")
     if arguments.write:
         tokenizer.metrics = merged(tokenizer.metrics, result.records(), data_name(arguments.data))
-        tokenizer.save(arguments.tokenizer)
+        tokenizer.save(Path(arguments.tokenizer).resolve())  # a link to it stays a link
     return OK
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from vistok.errors import VistokError
 
@@ -20,16 +21,18 @@ def writing(target: str, option: str) -> Iterator[Callable[[str], None]]:
     Raises:
         VistokError: nothing can be written there; told before the block runs wherever that can be known.
     """
-    from vistok.shards.commit import replacing
+    from vistok.shards.commit import HashedFile, replacing
 
     path = Path(target)
     with contextlib.ExitStack() as stack:
         try:
             if path.is_dir():
                 raise IsADirectoryError(None, "it is a directory")
-            special = path.exists() and not path.is_file()
-            # a link stays a link: what it points to is replaced
-            file = stack.enter_context(path.open("wb") if special else replacing(path.resolve()))
+            file: BinaryIO | HashedFile
+            if path.exists() and not path.is_file():
+                file = stack.enter_context(path.open("wb"))
+            else:  # a link stays a link: what it points to is replaced
+                file = stack.enter_context(replacing(path.resolve()))
         except OSError as error:
             raise _refused(target, option, error) from error
 

@@ -134,11 +134,12 @@ def _put_in_place(staged: Path, folder: Path) -> None:
         staged.rename(folder)
     else:
         retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        folder.rename(retired / "tokenizer")
         try:
+            folder.rename(retired / "tokenizer")
             staged.rename(folder)
         except BaseException:
-            (retired / "tokenizer").rename(folder)
+            if not folder.exists():
+                (retired / "tokenizer").rename(folder)
             retired.rmdir()
             raise
         shutil.rmtree(retired)
