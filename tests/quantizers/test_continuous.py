@@ -14,9 +14,11 @@ def test_kl_is_the_divergence_to_the_standard_normal_summed_over_an_image_and_av
 
 def test_kl_is_zero_at_the_standard_normal_and_grows_away_from_it():
     quantizer = Gaussian(2)
-    at = lambda mean, log_variance: float(
-        quantizer(torch.tensor([[[mean, mean, log_variance, log_variance]]])).losses["kl"]
-    )
+
+    def at(mean, log_variance):
+        latent = torch.tensor([[[mean, mean, log_variance, log_variance]]])
+        return float(quantizer(latent).losses["kl"])
+
     assert at(0.0, 0.0) == 0
     assert at(1.0, 0.0) > 0 and at(0.0, 1.0) > 0 and at(0.0, -1.0) > 0
 
