@@ -55,7 +55,8 @@ def _metric(metric: Mapping[str, Any]) -> str:
     value = metric.get("value")
     told = f"{value:.6g}" if isinstance(value, float) else str(value)
     where = f" on {metric['data']}" if metric.get("data") else ""
-    return f"{told}{where} ({metric.get('protocol')})"
+    note = f", {metric['note']}" if metric.get("note") else ""
+    return f"{told}{where} ({metric.get('protocol')}{note})"
 
 
 def _stream(stream: StreamSpec) -> str:

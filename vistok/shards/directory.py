@@ -86,6 +86,18 @@ def note_made_with(out: Path, fields: Mapping[str, Any]) -> None:
         write_file(path, "\n".join([*before, line]) + "\n")
 
 
+def check_written(out: Path) -> None:
+    """Makes sure that a directory is one that ``encode`` wrote, damaged or not.
+
+    Raises:
+        ShardError: it is not there, or nothing in it is of ``encode``.
+    """
+    if not out.is_dir():
+        raise ShardError(f"{out} is not a directory of token shards: nothing is there, or a file")
+    if not ((out / FINGERPRINT_NAME).exists() or (out / PLAN_NAME).exists() or _holds_shards(out)):
+        raise ShardError(f"{out} holds no token shards: give a directory that `vistok encode` wrote")
+
+
 def read_plan(out: Path) -> Plan:
     """The plan of the shards in a directory.
 

@@ -21,8 +21,8 @@ from vistok.training.folder import RunFolder
 from vistok.training.images import ImageLog
 from vistok.training.module import TokenizerModule
 from vistok.training.progress import LiveBar
-from vistok.training.quiet import quiet
 from vistok.training.provenance import provenance_of_recipe
+from vistok.training.quiet import quiet
 from vistok.training.recipe import check_trainer, read_recipe
 from vistok.training.saving import Checkpoint, SaveTokenizer, StopOnCtrlC, is_dry_run, run_folder
 from vistok.training.usage import UsageMonitor

@@ -152,7 +152,7 @@ def first_batches(trainer: pl.Trainer) -> Iterable[Any]:
     data = trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(data, ImageData):
         return data.training_batches(first=0)
-    loader = trainer.train_dataloader
+    loader: Iterable[Any] | None = trainer.train_dataloader
     assert loader is not None
     return loader
 
