@@ -9,6 +9,7 @@ rounded to uint8. Usage is the share of codes chosen by the training photographs
 
 import argparse
 import csv
+import json
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -21,6 +22,7 @@ import yaml
 from vistok.bench.report import commit, today
 from vistok.data import Photos, Tiles
 from vistok.evaluation import CodebookUsage, evaluate
+from vistok.recipes import find_recipe
 from vistok.tokenizer import Tokenizer
 from vistok.training import fit
 
@@ -65,22 +67,19 @@ LOSSES = {
 def train(name: str, seed: int, steps: int) -> tuple[Tokenizer, int]:
     """A trained tokenizer and the steps that it took."""
     with tempfile.TemporaryDirectory() as folder:
-        recipe = Path(folder) / "recipe.yaml"
-        changes = {
-            "seed_everything": seed,
-            "trainer": {
-                "default_root_dir": f"{folder}/run",
-                "max_steps": steps,
-                "limit_val_batches": 0,
-            },
-            "model": {
-                "tokenizer": {"init_args": {"quantizer": QUANTIZERS[name]}},
-                "losses": {"init_args": {"weights": LOSSES[name]}},
-                "optimizer": {"warmup_steps": min(50, steps // 6), "cosine_steps": steps},
-            },
+        recipe = yaml.safe_load(find_recipe("demo").read_text(encoding="utf-8"))
+        recipe["seed_everything"] = seed
+        recipe["trainer"] |= {
+            "default_root_dir": f"{folder}/run",
+            "max_steps": steps,
+            "limit_val_batches": 0,
         }
-        recipe.write_text(yaml.safe_dump(changes), encoding="utf-8")
-        module, _ = fit(["demo", str(recipe)])
+        recipe["model"]["tokenizer"]["init_args"]["quantizer"] = QUANTIZERS[name]
+        recipe["model"]["losses"]["init_args"]["weights"] = LOSSES[name]
+        recipe["model"]["optimizer"] |= {"warmup_steps": min(50, steps // 6), "cosine_steps": steps}
+        file = Path(folder) / "recipe.yaml"
+        file.write_text(json.dumps(recipe), encoding="utf-8")
+        module, _ = fit([str(file)])
         return module.exported.eval(), module.step
 
 

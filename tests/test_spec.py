@@ -54,3 +54,18 @@ def test_the_index_type_is_the_smallest_that_holds_every_index(size):
     bits = int(index_dtype(size).removeprefix("uint"))
     assert size - 1 < 1 << bits
     assert bits == 8 or size - 1 >= 1 << (bits // 2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fit": "Pad"},
+        {"interpolation": "bicubc"},
+        {"size": 256},
+        {"background": (0, 0, 300)},
+        {"max_pixels": 0},
+    ],
+)
+def test_a_misspelt_image_policy_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ImagePolicy(**wrong)

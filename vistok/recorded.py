@@ -51,6 +51,8 @@ def build(config: Mapping[str, Any], classes: Mapping[str, type]) -> Any:
     Raises:
         TokenizerError: an unknown class, or arguments that its constructor refuses.
     """
+    if not isinstance(config, Mapping) or not isinstance(config.get("args", {}), Mapping):
+        raise TokenizerError("a part of the config is not {class, args}")
     name = config.get("class")
     if not isinstance(name, str) or name not in classes:
         raise TokenizerError(
@@ -62,7 +64,7 @@ def build(config: Mapping[str, Any], classes: Mapping[str, type]) -> Any:
     arguments = {key: _decode(value, classes) for key, value in dict(config.get("args", {})).items()}
     try:
         return cls(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise TokenizerError(f"{name} cannot be built from its config: {error}") from error
 
 
@@ -84,7 +86,11 @@ def _encode(value: Any, owner: str, key: str) -> Any:
 
 def _decode(value: Any, classes: Mapping[str, type]) -> Any:
     if isinstance(value, Mapping):
-        if set(value) == {"class", "args"}:
+        if "class" in value or "args" in value:
+            if set(value) != {"class", "args"}:
+                raise TokenizerError(
+                    f"a part of the config has the fields {', '.join(map(str, value))}, not class and args"
+                )
             return build(value, classes)
         return {k: _decode(v, classes) for k, v in value.items()}
     if isinstance(value, list):

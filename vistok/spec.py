@@ -30,6 +30,8 @@ class JSONData:
         Raises:
             TokenizerError: unknown or missing fields.
         """
+        if not isinstance(data, dict):
+            raise TokenizerError(f"{cls.__name__} is {type(data).__name__}, not a mapping of fields")
         hints = typing.get_type_hints(cls)
         names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(data) - names)
@@ -58,6 +60,14 @@ def _restore(hint: Any, value: Any) -> Any:
     return value
 
 
+def _are_integers(values: Any, count: int, least: int) -> bool:
+    return (
+        isinstance(values, (tuple, list))
+        and len(values) == count
+        and all(type(value) is int and value >= least for value in values)
+    )
+
+
 @dataclass(frozen=True)
 class ImagePolicy(JSONData):
     """How an image becomes a tensor (3, H, W) in [-1, 1].
@@ -70,6 +80,9 @@ class ImagePolicy(JSONData):
         interpolation: ``bicubic``, ``lanczos``, ``bilinear`` or ``nearest``, always antialiased.
         background: RGB in [0, 255] that transparent pixels are composited on, and the colour of padding.
         max_pixels: Images with more pixels than this are refused before they are decoded.
+
+    Raises:
+        ValueError: a value that is none of these.
     """
 
     size: tuple[int, int] | None = None
@@ -77,6 +90,20 @@ class ImagePolicy(JSONData):
     interpolation: Literal["bicubic", "lanczos", "bilinear", "nearest"] = "bicubic"
     background: tuple[int, int, int] = (255, 255, 255)
     max_pixels: int = 100_000_000
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("fit", ("crop", "resize", "pad", "refuse")),
+            ("interpolation", ("bicubic", "lanczos", "bilinear", "nearest")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, it must be one of {', '.join(choices)}")
+        if self.size is not None and not _are_integers(self.size, 2, 1):
+            raise ValueError(f"size is {self.size!r}, it must be (height, width) in pixels or None")
+        if not _are_integers(self.background, 3, 0) or max(self.background) > 255:
+            raise ValueError(f"background is {self.background!r}, it must be (red, green, blue) in [0, 255]")
+        if not _are_integers((self.max_pixels,), 1, 1):
+            raise ValueError(f"max_pixels is {self.max_pixels!r}, it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -215,9 +242,11 @@ class TokenizerSpec(JSONData):
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise TokenizerError(f"the spec is not JSON: {error}") from error
-        version = data.get("format_version", 0)
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if type(version) is not int or version < 1:
+            raise TokenizerError("the spec has no format version: it is not one of vistok's")
         if version > FORMAT_VERSION:
             raise TokenizerError(
                 f"the spec has format version {version}, this vistok reads up to {FORMAT_VERSION}: upgrade vistok"

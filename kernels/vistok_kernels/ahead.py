@@ -200,9 +200,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(argv)
     todo = list(cases(DIMS if given.all else ONE_PER_TILE, given.codebook_size, given.all))
-    header = f"{'kernel':<34}{'variant':<20}{'dim':>4}  {'target':<8}{'registers':>9}{'spilled':>8}{'shared':>8}"
+    header = (
+        f"{'kernel':<34}{'variant':<20}{'dim':>4}  {'target':<8}{'registers':>9}{'spilled':>8}{'shared':>8}"
+    )
     if given.report:
-        print(f"floors at {NUM_LATENTS} latents and {given.codebook_size} codes; float32 outside tensor cores")
+        print(
+            f"floors at {NUM_LATENTS} latents and {given.codebook_size} codes; float32 outside tensor cores"
+        )
         header += f"{'programs':>10}  {'chip':<7}{'floor/us':>10} bound"
     print(f"{header}  verdict")
     num_faults = 0

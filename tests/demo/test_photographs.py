@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from vistok.data import ImageFolder, open_images
-from vistok.demo.photographs import MAX_SIDE, Sources, copy_photographs, photo_name, tiles
+from vistok.demo.photographs import MAX_SIDE, Sources, check_photographs, copy_photographs, photo_name, tiles
 from vistok.errors import DataError
 
 
@@ -61,3 +61,25 @@ def test_the_packaged_photographs_never_share_an_image_between_the_splits():
     train, held_out = open_images(sources.train).keys(), open_images(sources.held_out).keys()
     assert "coffee" in held_out and "astronaut" in train
     assert not set(train) & set(held_out)
+
+
+def test_a_check_of_photographs_reads_them_and_writes_nothing(tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.jpg").write_text("no image")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError, match=r"no usable image to train on: 0\.jpg is not an image"):
+        check_photographs(tmp_path)
+    picture(tmp_path / "0.png")
+    with pytest.raises(DataError, match="no usable image to hold out"):
+        check_photographs(tmp_path)
+    picture(tmp_path / "9.png")
+    check_photographs(tmp_path)
+    assert sorted(tmp_path.glob("*.jpg")) == before
+
+
+def test_a_folder_with_no_image_or_one_says_which(tmp_path):
+    with pytest.raises(DataError, match="has no images"):
+        check_photographs(tmp_path)
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(DataError, match=r"named like an image, 'text\.jpg'"):
+        check_photographs(tmp_path)

@@ -32,7 +32,7 @@ ENTROPIES = {
 
 
 @pytest.mark.parametrize("name", ENTROPIES)
-@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
 @pytest.mark.parametrize("shape", [(1, 6), (77, 6), (5, 4, 6)], ids=str)
 def test_entropies_and_gradients_are_those_of_the_softmax_over_all_codes(
     name: str, scale: float, shape: tuple[int, ...]
@@ -66,7 +66,11 @@ def test_entropies_are_those_of_vector_quantize_pytorch() -> None:
 
 def test_groups_lie_between_the_exact_and_the_factorised_entropy() -> None:
     latents = torch.randn(30, 12) + torch.randn(30, 1)
-    ordered = [code_entropy(latents, 1.0), *(grouped_entropy(latents, 1.0, g) for g in (6, 3)), factorised_entropy(latents, 1.0)]
+    ordered = [
+        code_entropy(latents, 1.0),
+        *(grouped_entropy(latents, 1.0, g) for g in (6, 3)),
+        factorised_entropy(latents, 1.0),
+    ]
     assert all(float(lower) < float(upper) for lower, upper in zip(ordered[:-1], ordered[1:], strict=True))
     torch.testing.assert_close(grouped_entropy(latents, 1.0, 12), ordered[0])
 

@@ -94,8 +94,9 @@ def continuous() -> Tokenizer:
 
 
 def tree(out: Path) -> dict[str, bytes]:
-    """All files below a directory, by relative path."""
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+    """All files below a directory, by relative path, but the record of who made them."""
+    files = (p for p in sorted(out.rglob("*")) if p.is_file() and p.name != "made-with.jsonl")
+    return {str(p.relative_to(out)): p.read_bytes() for p in files}
 
 
 def forked(work: Callable[[], Any]) -> int:

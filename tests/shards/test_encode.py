@@ -227,3 +227,59 @@ def test_the_bar_tells_images_and_tokens_a_second(tokenizer, tmp_path, capsys):
     told = capsys.readouterr().err
     assert "6/6" in told
     assert "tokens/s" in told
+
+
+def test_who_made_the_shards_is_recorded_beside_them_and_not_in_them(tokenizer, tmp_path):
+    images, out = named(8), tmp_path / "out"
+    shards.encode(tokenizer, images, out, **OPTIONS)
+    before = tree(out)
+    (out / "shard-000001.json").unlink()
+    shards.encode(tokenizer, images, out, **{**OPTIONS, "batch_size": 4})
+    shards.encode(tokenizer, images, out, **OPTIONS)  # nothing to do, so nothing to record
+    lines = [json.loads(line) for line in (out / "made-with.jsonl").read_text().splitlines()]
+    assert [line["batch_size"] for line in lines] == [2, 4] and lines[0]["torch"] == torch.__version__
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize("kind", ["new", "in a missing parent", "empty"])
+def test_a_run_without_a_single_shard_takes_back_what_it_made(tokenizer, tmp_path, kind):
+    out = tmp_path / "a" / "out" if kind == "in a missing parent" else tmp_path / "out"
+    if kind == "empty":
+        out.mkdir()
+    with pytest.raises(ShardError, match="cannot be encoded"):
+        shards.encode(tokenizer, named(6, broken={"image_0003": ImageError("torn")}), out, **OPTIONS)
+    assert list(tmp_path.iterdir()) == ([out] if kind == "empty" else [])
+    assert tree(tmp_path) == {}
+
+
+def test_what_was_described_and_never_encoded_binds_nobody(tokenizer, other_tokenizer, tmp_path):
+    shards.encode(tokenizer, named(6), tmp_path / "killed", **OPTIONS)
+    for path in (tmp_path / "killed").glob("shard-*"):
+        path.unlink()
+    for out in ("killed", "fresh"):
+        shards.encode(other_tokenizer, named(5), tmp_path / out, **OPTIONS)
+    assert tree(tmp_path / "killed") == tree(tmp_path / "fresh")
+
+
+def test_quarantined_images_stay_to_be_looked_at_until_the_next_run(tokenizer, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ShardError, match="max_error_rate"):
+        shards.encode(tokenizer, named(10, broken=BAD), out, on_error="quarantine", **OPTIONS)
+    assert list((out / "quarantine").glob("*.json"))
+    shards.encode(tokenizer, named(5), out, on_error="quarantine", **OPTIONS)
+    assert not list((out / "quarantine").iterdir()) and shards.verify(out).ok
+
+
+def test_a_stranger_in_the_directory_is_left_as_it_was(tokenizer, tmp_path):
+    (tmp_path / "spec.json").write_text("mine")
+    with pytest.raises(ShardError, match=r"spec\.json"):
+        shards.encode(tokenizer, named(2), tmp_path, **OPTIONS)
+    assert tree(tmp_path) == {"spec.json": b"mine"}
+
+
+def test_an_error_wipes_the_bar_away(tokenizer, tmp_path, capsys):
+    images = named(6, broken={"image_0005": ImageError("torn")})
+    with pytest.raises(ShardError):
+        shards.encode(tokenizer, images, tmp_path / "out", batch_size=1, shard_size=2)
+    told = capsys.readouterr().err
+    assert "encode" in told and "\n" not in told and not told.split("\r")[-2].strip()

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 import vistok
 from vistok import ImageError, TokenizerError, TokenizerSpec
 from vistok.backbones import ConvDecoder, ConvEncoder, FeatureDecoder, Linear
-from vistok.quantizers import FSQ, VQ, External, Gaussian, Identity, Residual
+from vistok.quantizers import FSQ, VQ, External, Gaussian, Identity, MovingAverage, Residual
 from vistok.tokenizer import Tokenizer
 
 QUANTIZERS = {
@@ -255,7 +255,7 @@ def test_the_weights_hash_follows_every_change_of_a_weight():
 
 @pytest.mark.parametrize("update", ["gradient", "ema"])
 def test_training_goes_on_from_a_loaded_codebook(tmp_path, update):
-    tokenizer = make(Residual(VQ(32, 4, update=update, decay=0.9), 2)).train()
+    tokenizer = make(Residual(VQ(32, 4, update=MovingAverage(0.9) if update == "ema" else update), 2)).train()
     tokenizer.prepare(images())
     tokenizer.save(tmp_path / "t")
     again = vistok.load(tmp_path / "t").train()
@@ -279,3 +279,60 @@ def test_half_precision_weights_encode_decode_and_come_back(tmp_path):
     tokenizer.save(tmp_path / "t")
     again = vistok.load(tmp_path / "t")
     assert torch.equal(again.encode(x).indices, tokenizer.encode(x).indices)
+
+
+def test_nothing_that_consumers_call_builds_a_graph_unless_latents_ask_for_it():
+    tokenizer = make("gaussian", semantic=True)
+    x = images().requires_grad_()
+    encoded = tokenizer.encode(x)
+    for value in (
+        encoded.latents,
+        tokenizer.decode(encoded),
+        tokenizer.embed(encoded),
+        tokenizer.semantic(x),
+    ):
+        assert not value.requires_grad
+    latents = encoded.latents.clone().requires_grad_()
+    tokenizer.decode(latents=latents, grid=encoded.grid).sum().backward()
+    assert latents.grad.abs().sum() > 0
+    discrete = make("vq")
+    assert not discrete.decode(discrete.encode(x)).requires_grad
+
+
+def test_encode_gives_each_part_its_own_mode_back():
+    tokenizer = make("gaussian").train()
+    tokenizer.encoder.eval()
+    tokenizer.encode(images())
+    assert not tokenizer.encoder.training and tokenizer.decoder.training and tokenizer.training
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t, e: t.decode(indices=e.indices, grid=(24,)),
+        lambda t, e: t.decode(indices=e.indices, grid=(-4, -6)),
+        lambda t, e: t.decode(indices=e.indices[:0], grid=(4, 6)),
+        lambda t, e: t.decode(indices=e.indices.numpy(), grid=(4, 6)),
+        lambda t, e: t.decode(e, indices=e.indices),
+        lambda t, e: t.decode(indices=e.indices.float(), grid=(4, 6)),
+        lambda t, e: t.embed(None),
+        lambda t, e: t.embed(e.indices.float()),
+        lambda t, e: t.encode([images()]),
+        lambda t, e: t.encode("photo.jpg"),
+        lambda t, e: make("gaussian").decode(latents=torch.zeros(1, 24, 5), grid=(4, 6)),
+        lambda t, e: make("gaussian").decode(latents=torch.full((1, 24, 4), float("nan")), grid=(4, 6)),
+        lambda t, e: make("gaussian").embed(torch.zeros(1, 24, 5)),
+        lambda t, e: make("gaussian").decode(indices=e.indices, grid=(4, 6)),
+    ],
+)
+def test_wrong_calls_are_one_line_of_vistoks_own(call):
+    tokenizer = make("vq")
+    with pytest.raises(vistok.VistokError) as caught:
+        call(tokenizer, tokenizer.encode(images()))
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_of_the_wrong_kind_are_named():
+    tokenizer = make("vq")
+    with pytest.raises(ValueError, match="quantizer is Linear"):
+        Tokenizer(tokenizer.encoder, torch.nn.Linear(2, 2), tokenizer.decoder)

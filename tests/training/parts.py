@@ -17,7 +17,7 @@ from vistok.losses import Adversarial, LossTerms, PatchDiscriminator
 from vistok.quantizers import VQ, Quantizer
 from vistok.training import OptimizerSettings, TokenizerModule
 from vistok.training.data import ImageData, Stream, collate
-from vistok.training.run import quiet
+from vistok.training.quiet import quiet
 
 SIDE = 16
 

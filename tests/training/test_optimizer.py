@@ -52,15 +52,24 @@ def test_clipping_scales_to_the_norm_and_reports_the_norm_before():
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "field"),
     [
-        {"lr": 0.0},
-        {"min_lr": 1.0},
-        {"warmup_steps": -1},
-        {"clip": -1.0},
-        {"warmup_steps": 10, "cosine_steps": 10},
+        ({"lr": 0.0}, "lr"),
+        ({"lr": float("inf")}, "lr"),
+        ({"lr": float("nan")}, "lr"),
+        ({"min_lr": 1.0}, "min_lr"),
+        ({"min_lr": float("nan")}, "min_lr"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"betas": (-0.1, 0.9)}, "betas"),
+        ({"betas": (float("nan"), 0.9)}, "betas"),
+        ({"betas": (0.9,)}, "betas"),
+        ({"weight_decay": float("inf")}, "weight_decay"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"clip": -1.0}, "clip"),
+        ({"clip": float("nan")}, "clip"),
+        ({"warmup_steps": 10, "cosine_steps": 10}, "cosine_steps"),
     ],
 )
-def test_values_out_of_their_range_are_refused(options):
-    with pytest.raises(RecipeError):
+def test_values_out_of_their_range_are_refused_by_name(options, field):
+    with pytest.raises(RecipeError, match=f"^{field}[ =]"):
         OptimizerSettings(**options)

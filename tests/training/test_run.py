@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vistok import load
-from vistok.errors import RecipeError
+from vistok.errors import RecipeError, VistokError
 from vistok.training import fit
 from vistok.training.run import WrongOptionError, build
 
@@ -149,3 +149,62 @@ def test_a_wrong_option_is_told_in_one_line(option):
 def test_a_recipe_that_never_ends_is_refused():
     with pytest.raises(RecipeError, match="when to stop"):
         build("fit", RECIPES, ["--trainer.max_steps=-1"])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--data.train", "nowhere"], "nowhere"),
+        (["--data.size", "40"], "data.size=40"),
+        (["--trainer.devices", "99"], "trainer.devices=99"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_made(tmp_path, given, told):
+    with pytest.raises(VistokError, match=told) as caught:
+        fit(RECIPES, [*options(tmp_path / "new" / "run"), *given])
+    assert "\n" not in str(caught.value) and not any(tmp_path.iterdir())
+
+
+def test_an_empty_folder_of_images_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(VistokError, match="empty"):
+        build("fit", RECIPES, [*options(tmp_path / "run"), "--data.train", str(tmp_path / "empty")])
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_the_remedy(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RecipeError, match=r"a file is in the way; set trainer\.default_root_dir"):
+        fit(RECIPES, options(tmp_path / "file"))
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_no_folder(tmp_path):
+    class Failing(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            raise VistokError("no")
+
+    with pytest.raises(VistokError, match="no"):
+        fit(RECIPES, options(tmp_path / "new" / "run"), callbacks=[Failing()])
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(VistokError, match="no"):
+        fit(RECIPES, options(tmp_path / "mine"), callbacks=[Failing()])
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_validation_needs_trained_weights_and_images(tmp_path):
+    with pytest.raises(WrongOptionError, match="--ckpt_path"):
+        build("validate", RECIPES, options(tmp_path))
+    fit(RECIPES, [*options(tmp_path, steps=1), "--export.licence", "MIT"])
+    metrics, config = (tmp_path / "metrics.csv").read_text(), (tmp_path / "config.yaml").read_text()
+    cli = build("validate", RECIPES, options(tmp_path))
+    cli.run()
+    assert cli.model.step == 1
+    assert (tmp_path / "metrics.csv").read_text() == metrics
+    assert (tmp_path / "config.yaml").read_text() == config
+    with pytest.raises(RecipeError, match=r"data\.val"):
+        build("test", RECIPES, [*options(tmp_path), "--data.val", "null"])
+    spec = load(tmp_path / "tokenizer").spec
+    known = spec.provenance
+    assert spec.licence == "MIT" and known["recipes"] == RECIPES and len(known["recipe_hash"]) == 16
+    assert known["data"] == "procedural:16" and known["trained_steps"] == 1 and known["seed"] == 0
+    assert known["torch"] == torch.__version__ and known["vistok"]

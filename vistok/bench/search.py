@@ -13,7 +13,7 @@ from vistok.bench.exact import check_search
 SHAPES = ((1024, 256), (16384, 8), (16384, 32), (65536, 16), (262144, 18))
 QUICK = ((64, 16), (256, 4))
 # above this many float64 operations the reference takes minutes
-_REFERENCE_LIMIT = 2**31
+_REFERENCE_LIMIT = 2**30
 
 
 def cases(quick: bool) -> list[Case]:

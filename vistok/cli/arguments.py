@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,12 +12,32 @@ if TYPE_CHECKING:
 
 def positive(text: str) -> int:
     """An integer of at least 1, from the command line."""
+    return _integer(text, least=1)
+
+
+def non_negative(text: str) -> int:
+    """An integer of at least 0, from the command line."""
+    return _integer(text, least=0)
+
+
+def seconds(text: str) -> float:
+    """A time above 0 that ends, from the command line."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return number
+
+
+def _integer(text: str, least: int) -> int:
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
     return number
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vistok.cli import OK
+from vistok.cli.arguments import seconds
 
 
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
@@ -13,7 +14,7 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
         "--out", default="runs/demo", metavar="DIR", help="where to write (default: runs/demo)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=None, metavar="N", help="time to train for (default: the recipe's)"
+        "--seconds", type=seconds, default=None, metavar="N", help="time to train for (default: the recipe's)"
     )
     parser.add_argument(
         "--photos", default=None, metavar="DIR", help="a folder of your own photographs to train on"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from vistok.cli import OK
 
@@ -45,9 +46,17 @@ def table(spec: TokenizerSpec) -> str:
     rows.append(("features", ", ".join(features) or "none"))
     rows.append(("decodes to", spec.decoding.kind))
     rows += [(key.replace("_", " "), str(value)) for key, value in spec.provenance.items()]
-    rows += [(str(m.get("name")), f"{m.get('value')} ({m.get('protocol')})") for m in spec.metrics]
+    rows += [(str(metric.get("name")), _metric(metric)) for metric in spec.metrics]
     width = max(len(key) for key, _ in rows)
     return "\n".join(f"{key:<{width}}  {value}" for key, value in rows)
+
+
+def _metric(metric: Mapping[str, Any]) -> str:
+    value = metric.get("value")
+    told = f"{value:.6g}" if isinstance(value, float) else str(value)
+    where = f" on {metric['data']}" if metric.get("data") else ""
+    note = f", {metric['note']}" if metric.get("note") else ""
+    return f"{told}{where} ({metric.get('protocol')}{note})"
 
 
 def _stream(stream: StreamSpec) -> str:

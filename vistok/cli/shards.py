@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from vistok.cli import FAILED, OK
-from vistok.cli.arguments import add_data, add_device, add_tokenizer, load_tokenizer, positive
+from vistok.cli.arguments import add_data, add_device, add_tokenizer, load_tokenizer, non_negative, positive
 
 
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,11 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
             help="what happens to an image that cannot be encoded (default: raise)",
         )
         parser.add_argument(
-            "--workers", type=int, default=0, metavar="N", help="processes that read images (default: 0)"
+            "--workers",
+            type=non_negative,
+            default=0,
+            metavar="N",
+            help="processes that read images (default: 0)",
         )
     else:
         parser.add_argument("--shards", required=True, help="directory that `vistok encode` wrote")

@@ -8,6 +8,7 @@ from pathlib import Path
 from vistok.data.folder import ImageFiles, list_images
 from vistok.errors import DataError
 from vistok.spec import ImagePolicy
+from vistok.tokenizer.images import SUFFIXES
 
 HELD_OUT_EVERY = 5
 
@@ -75,9 +76,14 @@ def _package_folder(name: str) -> Path | None:
 
 def _own(folder: Path, split: str) -> list[tuple[str, Path]]:
     keys = list_images(folder)
-    if len(keys) < 2:
+    if not keys:
         raise DataError(
-            f"{str(folder)!r} has {len(keys)} image(s): a split by whole images needs at least 2, add some"
+            f"{str(folder)!r} has no images: vistok looks for {' '.join(SUFFIXES)} in it and below"
+        )
+    if len(keys) == 1:
+        raise DataError(
+            f"{str(folder)!r} has one file only that is named like an image, {keys[0]!r}: "
+            "a split by whole images needs at least 2, add some"
         )
     held_out = keys[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] or keys[-1:]
     chosen = {"held_out": held_out, "train": [key for key in keys if key not in set(held_out)], "all": keys}[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,38 +51,53 @@ def copy_photographs(folder: Path, into: Path) -> tuple[Sources, dict[str, str]]
     Raises:
         DataError: fewer than 2 images that can be read and hold a tile of 64 pixels.
     """
+    check_photographs(folder)
     left_out: dict[str, str] = {}
-    count: dict[str, int] = {}
     for split in SPLITS:
-        photos = Photos(split, folder)
-        keys = photos.keys()
-        limit = MAX_PHOTOS[split]
-        chosen = [i * len(keys) // limit for i in range(limit)] if len(keys) > limit else range(len(keys))
-        count[split] = 0
-        for index in chosen:
-            try:
-                image = photos.read(index)
-            except ImageError as error:
-                left_out[keys[index]] = str(error)
-                continue
-            if min(image.size) < TILE:
-                left_out[keys[index]] = (
-                    f"{image.width} x {image.height} pixels are less than a tile of {TILE}"
-                )
-                continue
-            name = keys[index].replace("/", "-")
+        for key, image in _usable(folder, split, left_out):
+            name = key.replace("/", "-")
             while (into / split / f"{name}.png").exists():
                 name += "_"
             (into / split).mkdir(parents=True, exist_ok=True)
             _reduced(image).save(into / split / f"{name}.png")
-            count[split] += 1
-    for split, number in count.items():
-        if not number:
-            reason = next(iter(left_out.values()), "there are none")
-            raise DataError(
-                f"{folder} has no usable image to {'train on' if split == 'train' else 'hold out'}: {reason}; add images"
-            )
     return Sources(str(into / "train"), str(into / "held_out")), left_out
+
+
+def check_photographs(folder: Path) -> None:
+    """Makes sure that a folder has what ``copy_photographs`` needs, and writes nothing.
+
+    Raises:
+        DataError: fewer than 2 images that can be read and hold a tile of 64 pixels.
+    """
+    for split in SPLITS:
+        left_out: dict[str, str] = {}
+        if next(_usable(folder, split, left_out), None) is None:
+            purpose = "train on" if split == "train" else "hold out"
+            key, reason = next(iter(left_out.items()))
+            raise DataError(
+                f"{folder} has no usable image to {purpose}: {_about(key, reason)}; add photographs"
+            )
+
+
+def _usable(folder: Path, split: str, left_out: dict[str, str]) -> Iterator[tuple[str, Image.Image]]:
+    """Key and image of each photograph of a split that can be used; notes the reason for each of the others."""
+    photos = Photos(split, folder)
+    keys, limit = photos.keys(), MAX_PHOTOS[split]
+    chosen = [i * len(keys) // limit for i in range(limit)] if len(keys) > limit else range(len(keys))
+    for index in chosen:
+        try:
+            image = photos.read(index)
+        except ImageError as error:
+            left_out[keys[index]] = str(error)
+            continue
+        if min(image.size) < TILE:
+            left_out[keys[index]] = f"{image.width} x {image.height} pixels are less than a tile of {TILE}"
+            continue
+        yield keys[index], image
+
+
+def _about(key: str, reason: str) -> str:
+    return reason if key in reason else f"{key}: {reason}"
 
 
 def _reduced(image: Image.Image) -> Image.Image:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vistok.demo.console import Console
-from vistok.demo.photographs import Sources, copy_photographs
+from vistok.demo.photographs import Sources, check_photographs, copy_photographs
+from vistok.demo.state import FILE_NAME as STATE_NAME
 from vistok.demo.state import State, write_text
 from vistok.errors import VistokError
 from vistok.recipes import find_recipe
@@ -62,6 +63,8 @@ def run(
     }
     if photos is not None and not Path(photos).is_dir():
         raise VistokError(f"--photos {photos} is not a folder: give one with photographs")
+    if photos is not None and not (out / STATE_NAME).exists():
+        check_photographs(Path(photos))  # before anything is written that binds the next run to them
     state = State.open(out, settings)
     console = Console(num_stages=5, shown=progress)
     if state.done("report") and all((out / name).is_file() for name in ("report.html", "summary.json")):

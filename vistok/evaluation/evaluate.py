@@ -15,6 +15,7 @@ from vistok.errors import DataError, RecipeError
 from vistok.evaluation.codebook import MAX_CODEBOOK_SIZE, CodebookUsage
 from vistok.evaluation.distribution import MAX_KERNEL_SAMPLES, TILE, DistributionDistance
 from vistok.evaluation.metrics import WINDOW, psnr, round_to_uint8, ssim
+from vistok.evaluation.progress import counting
 from vistok.evaluation.result import Evaluation, Metric
 from vistok.spec import ImagePolicy, StreamSpec
 from vistok.tokenizer import Encoded, Tokenizer
@@ -71,20 +72,18 @@ def evaluate(
         RecipeError: a perceptual network that cannot be had, or a batch size below 1.
         ImageError: images whose size the tokenizer or a metric refuses.
     """
-    from tqdm import tqdm
-
     if batch_size < 1:
         raise RecipeError(f"batch_size is {batch_size}: give at least 1")
     if hasattr(dataset, "fitted_to"):
         dataset = dataset.fitted_to(tokenizer.spec)
     run = _Run(tokenizer, perceptual, distribution)
-    with tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not progress) as bar:
+    with counting(len(dataset), progress) as count:
         for images, positions, keys in same_size_batches(dataset, batch_size, size):
             run.see(images, positions, keys)
-            bar.update(len(keys))
-    if not run.keys:
-        raise DataError("the dataset holds no images: there is nothing to evaluate")
-    return run.result(_view(dataset, size))
+            count(len(keys))
+        if not run.keys:
+            raise DataError("the dataset holds no images: there is nothing to evaluate")
+        return run.result(_view(dataset, size))
 
 
 def same_size_batches(

@@ -50,8 +50,10 @@ class Evaluation:
         return self.metrics[name].value
 
     def records(self) -> list[dict[str, Any]]:
-        """The metrics as ``TokenizerSpec.metrics`` keeps them: name, value, protocol and note."""
-        return [{"name": name, **dataclasses.asdict(metric)} for name, metric in self.metrics.items()]
+        """The metrics as ``TokenizerSpec.metrics`` keeps them: name, value (None if not finite), protocol and note."""
+        return [
+            {"name": name, **_finite(dataclasses.asdict(metric))} for name, metric in self.metrics.items()
+        ]
 
     def to_json(self, indent: int | None = 2) -> str:
         """Everything as strict JSON; numbers that are not finite become null."""

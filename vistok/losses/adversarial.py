@@ -65,8 +65,9 @@ def lecam(real: Tensor, fake: Tensor, ema_real: Tensor, ema_fake: Tensor) -> Ten
 def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:
     """The ratio of the two losses' gradient norms at the decoder's last layer, so that neither drowns the other.
 
-    |grad of reconstruction_loss| / (|grad of generator_loss| + 1e-4), at most 1e4, detached. Under DDP each process
-    takes the ratio of its own part of the batch, as taming-transformers does.
+    |grad of reconstruction_loss| / (|grad of generator_loss| + 1e-4), at most 1e4, detached. Collective where a process
+    group exists: gradients are averaged over all processes before their norms are taken, so that the weight is that of
+    the whole batch at any number of processes (taming-transformers takes the ratio of each process's part).
 
     Source: Esser et al., Taming Transformers for High-Resolution Image Synthesis (2020), arXiv:2012.09841, equation 7.
 
@@ -75,11 +76,29 @@ def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_la
         generator_loss: Scalar; its graph is kept.
         last_layer: ``decoder.last_layer``.
     """
-    reconstruction_grad = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)[0]
-    generator_grad = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)[0]
-    ratio = reconstruction_grad.float().norm() / (generator_grad.float().norm() + 1e-4)
+    gradients = [
+        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float().flatten()
+        for loss in (reconstruction_loss, generator_loss)
+    ]
+    reconstruction_norm, generator_norm = mean_over_processes(torch.stack(gradients)).norm(dim=1)
+    ratio = reconstruction_norm / (generator_norm + 1e-4)
     weight: Tensor = ratio.clamp(0.0, 1e4).detach()
     return weight
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The mean over all processes, the same on each; the values themselves where there is no process group.
+
+    Collective.
+
+    Shapes:
+        values of any shape -> the same shape.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 class Adversarial(nn.Module):

@@ -67,7 +67,7 @@ class Gaussian(Continuous):
         return self._draw(*self._moments(latent))
 
     def _moments(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = as_latent(latent, self.dim_in).chunk(2, dim=-1)
+        mean, log_variance = _finite(as_latent(latent, self.dim_in)).chunk(2, dim=-1)
         return mean, log_variance.clamp(-30, 20)
 
     @staticmethod
@@ -102,7 +102,7 @@ class Identity(Continuous):
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Adds noise in training mode."""
-        latent = as_latent(latent, self.dim)
+        latent = _finite(as_latent(latent, self.dim))
         return QuantizerOutput(self.sample(latent) if self.training else latent)
 
     def sample(self, latent: Tensor) -> Tensor:
@@ -118,3 +118,13 @@ class Identity(Continuous):
     def tiny(cls) -> Identity:
         """Dim 4, a little noise."""
         return cls(4, noise=0.1)
+
+
+def _finite(latent: Tensor) -> Tensor:
+    if (
+        latent.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not bool(latent.isfinite().all())
+    ):
+        raise ValueError("latents hold NaN or Inf: look for a diverged encoder or a bad image in the batch")
+    return latent

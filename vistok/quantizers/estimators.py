@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vistok.recorded import Recorded
 from vistok_kernels import index_softmax
+
+_SHORT = 1e-6
 
 
 def straight_through(latent: Tensor, code: Tensor) -> Tensor:
@@ -14,7 +17,8 @@ def straight_through(latent: Tensor, code: Tensor) -> Tensor:
 
     Source: Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons (2013), arXiv:1308.3432.
     """
-    return latent + (code - latent).detach()
+    # in this order the value is the code itself, without rounding
+    return code + (latent - latent.detach())
 
 
 def rotation_trick(latent: Tensor, code: Tensor) -> Tensor:
@@ -27,14 +31,17 @@ def rotation_trick(latent: Tensor, code: Tensor) -> Tensor:
     """
     with_gradient = latent
     latent, code = latent.detach(), code.detach()
+    length = latent.norm(dim=-1, keepdim=True)
     source, target = F.normalize(latent, dim=-1), F.normalize(code, dim=-1)
-    scale = code.norm(dim=-1, keepdim=True) / latent.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    middle = F.normalize(source + target, dim=-1)
+    scale = code.norm(dim=-1, keepdim=True) / length.clamp(min=_SHORT)
+    sum_of_directions = source + target
+    middle = F.normalize(sum_of_directions, dim=-1)
     reflected = with_gradient - 2 * (with_gradient * middle).sum(-1, keepdim=True) * middle
     rotated = reflected + 2 * (with_gradient * source).sum(-1, keepdim=True) * target
-    turned: Tensor = scale * rotated
-    # rounding aside, `turned` is the code already; make it so exactly
-    return turned + (code - turned).detach()
+    # no rotation is defined for a latent without direction or against the code: the plain estimator serves those
+    defined = (length > _SHORT) & (sum_of_directions.norm(dim=-1, keepdim=True) > _SHORT)
+    turned = torch.where(defined, scale * rotated, with_gradient)
+    return code + (turned - turned.detach())
 
 
 class IndexSoftmax(Recorded):

@@ -22,8 +22,9 @@ _SLOPES = {"tanh": 1.0, "sigmoid": 0.8}
 class FSQ(Quantizer):
     """Rounds each latent channel to a few fixed levels; the codebook is their grid and is never learned.
 
-    Every index in ``[0, prod(levels))`` names a reachable code, so none can die and there is no loss to weigh. The
-    first level is the least significant digit of the index.
+    Every index in ``[0, prod(levels))`` names a reachable code, so none can die and there is no loss to weigh (above
+    1000 levels in one channel, its outermost two are out of reach of the bound). The first level is the least
+    significant digit of the index.
 
     With an even number of levels the grid of the paper has a level at 0 and one more below it than above. With
     ``preserve_symmetry`` levels are spread evenly over [-1, 1] instead, mirrored about 0.

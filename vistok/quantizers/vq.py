@@ -28,6 +28,8 @@ _ESTIMATORS: dict[object, Callable[[Tensor, Tensor], Tensor]] = {
     "straight_through": straight_through,
     "rotation_trick": rotation_trick,
 }
+# more micro-batches than anybody accumulates; beyond it someone forgot to call `update` and memory would run out
+_MOST_PENDING = 1024
 
 
 class VQ(Quantizer):
@@ -133,9 +135,9 @@ class VQ(Quantizer):
             else:
                 flat_indices = nearest_code(flat, table, self.metric)
             if self.training and (self.average is not None or self.revive_after):
-                self._pending.append((flat.detach(), flat_indices))
+                self._note(flat.detach(), flat_indices)
             indices = flat_indices.reshape(latent.shape[:-1])
-            codes = F.embedding(indices, table) if whole else self._looked_up(indices)
+            codes = _look_up(indices, table) if whole else self._looked_up(indices)
             losses = {"commitment": F.mse_loss(latent, codes.detach())}
             if self._learns_by_gradient:
                 losses["codebook"] = F.mse_loss(codes, latent.detach())
@@ -266,6 +268,13 @@ class VQ(Quantizer):
     def _looked_up(self, indices: Tensor) -> Tensor:
         return self._scaled(self.codes.lookup(self.codebook, indices))
 
+    def _note(self, flat: Tensor, indices: Tensor) -> None:
+        if len(self._pending) >= _MOST_PENDING:
+            raise RuntimeError(
+                f"{_MOST_PENDING} training passes without update(): call tokenizer.update() after each optimizer step"
+            )
+        self._pending.append((flat, indices))
+
     def _scaled(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.metric == "cosine" else vectors
 
@@ -304,3 +313,11 @@ def _average(update: object) -> MovingAverage | None:
     if isinstance(update, MovingAverage):
         return update
     raise ValueError(f"update is {update!r}, it must be gradient, ema or a MovingAverage")
+
+
+def _look_up(indices: Tensor, codebook: Tensor) -> Tensor:
+    if indices.device.type == "cpu":
+        return F.embedding(indices, codebook)
+    # off the CPU a latent that is not finite has index -1: its vector is NaN, so that the loss tells
+    codes = F.embedding(indices.clamp(min=0), codebook)
+    return torch.where((indices < 0).unsqueeze(-1), torch.full_like(codes, float("nan")), codes)

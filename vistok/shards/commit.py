@@ -99,6 +99,20 @@ def sync_directory(directory: Path) -> None:
 
 
 @contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Makes a directory and its parents; if the block raises, those of them that are empty go away again."""
+    missing = [directory for directory in (folder, *folder.parents) if not directory.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for directory in missing:
+                directory.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Holds the one lock of an output directory; the system frees it when the process ends, however it ends.
 
@@ -111,7 +125,10 @@ def locked(out: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # a run that ended without a shard removes its lock: ours would then be on a file that nobody else sees
+            if not os.path.samestat(os.fstat(fd), os.stat(out / LOCK_NAME)):  # noqa: PTH116
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError):
             raise ShardError(
                 f"{out} is being written by another process: wait for it, or give another directory"
             ) from None

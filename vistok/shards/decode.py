@@ -14,7 +14,7 @@ from typing import Any
 from vistok.errors import ShardError
 from vistok.shards.batching import same_size_batches
 from vistok.shards.collate import collate, to_encoded
-from vistok.shards.commit import TEMP_PREFIX
+from vistok.shards.commit import TEMP_PREFIX, made
 from vistok.shards.encode import evaluating
 from vistok.shards.progress import Progress
 from vistok.shards.reader import ShardDataset
@@ -79,17 +79,17 @@ def decode(
         raise ShardError(f"{out_dir} is not a directory: give a new or empty one")
     with Progress(len(dataset), what="decode", shown=progress) as bar, evaluating(tokenizer):
         try:
-            out_dir.mkdir(parents=True, exist_ok=True)
-            for items in _batches(dataset, batch_size):
-                pictures = tokenizer.decode(to_encoded(collate(items), dataset.spec))
-                for item, picture in zip(items, pictures, strict=True):
-                    _write_png(picture, out_dir / file_name(item["key"]))
-                bar.advance(
-                    len(items),
-                    sum(len(item["indices" if "indices" in item else "latents"]) for item in items),
-                )
+            with made(out_dir):
+                for items in _batches(dataset, batch_size):
+                    pictures = tokenizer.decode(to_encoded(collate(items), dataset.spec))
+                    for item, picture in zip(items, pictures, strict=True):
+                        _write_png(picture, out_dir / file_name(item["key"]))
+                    tokens = (item["indices" if "indices" in item else "latents"] for item in items)
+                    bar.advance(len(items), sum(map(len, tokens)))
         except OSError as error:
-            raise ShardError(f"{out_dir} cannot be written: {error.strerror or error}") from error
+            raise ShardError(
+                f"{out_dir} cannot be written: {error.strerror or error}; mend this, or give another directory"
+            ) from error
         seconds = bar.seconds
     return DecodeSummary(out_dir, bar.images, seconds, bar.images / max(seconds, 1e-9))
 

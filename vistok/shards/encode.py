@@ -17,7 +17,7 @@ from vistok.data import ImageDataset
 from vistok.errors import ShardError
 from vistok.shards.commit import replacing, write_file, write_if_different
 from vistok.shards.container import Container, container
-from vistok.shards.directory import describe, writing_into
+from vistok.shards.directory import describe, note_made_with, writing_into
 from vistok.shards.failures import Failures, OnError
 from vistok.shards.fingerprint import fingerprint, soft_fields, tokenizer_device
 from vistok.shards.loading import KeyedImages, Loaded, load_images, reporting_dead_workers
@@ -107,10 +107,7 @@ def encode(
         ShardError: a directory that cannot be used or belongs to another run, images that cannot be encoded, a full disk.
         EncodingInterrupted: Ctrl-C or SIGTERM; what is committed stays.
     """
-    if batch_size < 1 or workers < 0:
-        raise ShardError(
-            f"batch_size must be at least 1 and workers at least 0, they are {batch_size} and {workers}"
-        )
+    _check_options(batch_size, workers)
     if isinstance(dataset, ImageDataset):
         dataset = dataset.fitted_to(tokenizer.spec)
     out = Path(out)
@@ -123,12 +120,11 @@ def encode(
         todo = [shard for shard in range(plan.num_shards) if shard not in sidecars]
         skipped = sum(len(s.skipped) for s in sidecars.values())
         failures = Failures(on_error, max_error_rate, plan.num_samples, skipped, out)
-        writer = ShardWriter(out, box, marks.sha256, soft_fields(tokenizer_device(tokenizer), batch_size))
-        done = sum(s.n_in for s in sidecars.values())
-        with (
-            _interruptible(out, plan, marks.sha256),
-            Progress(plan.num_samples, done, shown=progress and bool(todo)) as bar,
-        ):
+        if todo:
+            note_made_with(out, soft_fields(tokenizer_device(tokenizer), batch_size))
+        writer = ShardWriter(out, box, marks.sha256)
+        bar = Progress(plan.num_samples, sum(s.n_in for s in sidecars.values()), shown=progress)
+        with _interruptible(out, plan, marks.sha256), bar:
             encoder = SampleEncoder(tokenizer, batch_size, failures, _counting(bar, failures))
             images = load_images(dataset, plan, todo, tokenizer.spec.multiple_of, workers)
             with evaluating(tokenizer), reporting_dead_workers(), contextlib.closing(images):
@@ -139,6 +135,13 @@ def encode(
         return _summary(out, plan, ordered, len(todo), bar)
 
 
+def _check_options(batch_size: int, workers: int) -> None:
+    if batch_size < 1 or workers < 0:
+        raise ShardError(
+            f"batch_size must be at least 1 and workers at least 0, they are {batch_size} and {workers}"
+        )
+
+
 class ShardWriter:
     """Commits shards: the file first, then the sidecar that says it is there.
 
@@ -146,11 +149,10 @@ class ShardWriter:
         out: The output directory.
         box: The container.
         fingerprint: Hash that each sidecar carries.
-        made_with: Soft fields that each sidecar carries.
     """
 
-    def __init__(self, out: Path, box: Container, fingerprint: str, made_with: dict[str, Any]) -> None:
-        self._out, self._box, self._fingerprint, self._made_with = out, box, fingerprint, made_with
+    def __init__(self, out: Path, box: Container, fingerprint: str) -> None:
+        self._out, self._box, self._fingerprint = out, box, fingerprint
 
     def write(
         self, shard: int, plan: Plan, encoder: SampleEncoder, images: Iterator[Loaded], failures: Failures
@@ -184,7 +186,6 @@ class ShardWriter:
             bytes=file.size,
             sha256=file.sha256,
             fingerprint=self._fingerprint,
-            made_with=self._made_with,
         )
         write_file(sidecar_path(self._out, shard), sidecar.to_json())
         return sidecar

@@ -134,7 +134,7 @@ def first_image_hash(dataset: KeyedImages) -> str:
 
 
 def soft_fields(device: torch.device, batch_size: int) -> dict[str, Any]:
-    """What may change the last bits of a float, recorded with each shard and never compared."""
+    """What may change the last bits of a float, recorded for each run and never compared."""
     try:
         version = metadata.version("vistok")
     except metadata.PackageNotFoundError:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Progress:
-    """A bar on stderr.
+    """A bar on stderr, which appears with the first images and is wiped away by an error: only its message stays.
 
     Args:
         total: Images of the whole job.
@@ -18,19 +18,10 @@ class Progress:
     """
 
     def __init__(self, total: int, done: int = 0, what: str = "encode", shown: bool = True) -> None:
-        from tqdm import tqdm
-
         self.images, self.tokens, self._skipped = 0, 0, 0
         self._start = time.monotonic()
-        self._bar: Any = tqdm(
-            total=total,
-            initial=done,
-            desc=what,
-            unit=" images",
-            disable=not shown,
-            mininterval=0.3,
-            dynamic_ncols=True,
-        )
+        self._total, self._done, self._what, self._shown = total, done, what, shown
+        self._bar: Any = None
 
     @property
     def seconds(self) -> float:
@@ -41,12 +32,15 @@ class Progress:
         """Counts what was done."""
         self.images += images
         self.tokens += tokens
-        if not self._bar.disable:
-            rate = self.tokens / max(self.seconds, 1e-9)
-            told = f"{rate:,.0f} tokens/s" if self.tokens else ""
-            told += f", {self._skipped} skipped" if self._skipped else ""
-            self._bar.set_postfix_str(told, refresh=False)
-            self._bar.update(images)
+        if not self._shown:
+            return
+        if self._bar is None:
+            self._bar = self._opened()
+        rate = self.tokens / max(self.seconds, 1e-9)
+        told = f"{rate:,.0f} tokens/s" if self.tokens else ""
+        told += f", {self._skipped} skipped" if self._skipped else ""
+        self._bar.set_postfix_str(told, refresh=False)
+        self._bar.update(images)
 
     def skipped(self, count: int) -> None:
         """States how many images have been left out so far."""
@@ -58,4 +52,20 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.leave = kind is None
+            self._bar.close()
+
+    def _opened(self) -> Any:
+        from tqdm import tqdm
+
+        bar = tqdm(
+            total=self._total,
+            initial=self._done,
+            desc=self._what,
+            unit=" images",
+            mininterval=0.3,
+            dynamic_ncols=True,
+        )
+        bar.start_t -= self.seconds  # the first images took time before there was a bar
+        return bar

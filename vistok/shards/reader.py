@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from vistok.errors import ShardError
 from vistok.shards.container import Container, OpenShard, Sample, container
-from vistok.shards.directory import read_plan, read_spec
+from vistok.shards.directory import check_written, read_plan, read_spec
 from vistok.shards.fingerprint import Fingerprint, check_tokenizer
 from vistok.shards.plan import Plan
 from vistok.shards.sidecar import Sidecar
@@ -46,8 +46,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, out: str | Path, tokenizer: Tokenizer | None = None) -> None:
         self.path = Path(out)
-        if not self.path.is_dir():
-            raise ShardError(f"{self.path} is not a directory of token shards: nothing is there, or a file")
+        check_written(self.path)
         self.fingerprint = Fingerprint.read(self.path)
         if tokenizer is not None:
             self.check(tokenizer)

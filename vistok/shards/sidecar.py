@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from vistok.errors import ShardError
 from vistok.shards.plan import Plan
@@ -29,7 +28,6 @@ class Sidecar:
         bytes: Its size.
         sha256: Its hash, in hex.
         fingerprint: Hash of the run's fingerprint.
-        made_with: Versions, device, threads and batch size: what may change the last bits of a float.
     """
 
     file: str
@@ -40,7 +38,6 @@ class Sidecar:
     bytes: int
     sha256: str
     fingerprint: str
-    made_with: Mapping[str, Any]
 
     def to_json(self) -> str:
         """The record as JSON text."""
@@ -61,7 +58,7 @@ class Sidecar:
             raise ShardError(f"{path} is damaged: {error}") from error
         if not isinstance(data, dict) or set(data) != {field.name for field in fields(cls)}:
             raise ShardError(f"{path} is damaged: it has not the fields of a shard's record")
-        kinds = {"file": str, "sha256": str, "fingerprint": str, "skipped": dict, "made_with": dict}
+        kinds = {"file": str, "sha256": str, "fingerprint": str, "skipped": dict}
         if not all(type(value) is kinds.get(name, int) for name, value in data.items()):
             raise ShardError(f"{path} is damaged: a field has the wrong type")
         sidecar = cls(**data)

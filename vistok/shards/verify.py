@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vistok.errors import ShardError
 from vistok.shards.container import Container, Sample, container
-from vistok.shards.directory import read_plan, read_spec
+from vistok.shards.directory import check_written, read_plan, read_spec
 from vistok.shards.fingerprint import Fingerprint
 from vistok.shards.plan import Plan
 from vistok.shards.sidecar import INDEX_NAME, Sidecar, hash_file, index_text, shard_name, sidecar_path
@@ -41,7 +41,9 @@ class VerifyReport:
         return not self.problems
 
     def __str__(self) -> str:
-        state = "intact" if self.ok else f"{len(self.problems)} problems"
+        state = (
+            "intact" if self.ok else f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
+        )
         head = f"{self.out}: {state}; {self.num_shards} good shards, {self.num_samples} samples"
         return "\n".join([f"{head}, {self.num_skipped} skipped, {self.bytes / 1e6:.1f} MB", *self.problems])
 
@@ -54,11 +56,10 @@ def verify(out: str | Path, full: bool = True) -> VerifyReport:
         full: Read every shard, to compare hashes and open each sample; False compares sizes and records only.
 
     Raises:
-        ShardError: there is no such directory. Damage is reported, not raised.
+        ShardError: there is no such directory, or no shards in it. Damage is reported, not raised.
     """
     out = Path(out)
-    if not out.is_dir():
-        raise ShardError(f"{out} is not a directory of token shards: nothing is there, or a file")
+    check_written(out)
     try:
         marks, plan, spec = Fingerprint.read(out), read_plan(out), read_spec(out)
         box = container(str(marks.fields.get("container")))

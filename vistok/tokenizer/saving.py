@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from vistok.errors import TokenizerError
+from vistok.errors import TokenizerError, VistokError
 from vistok.quantizers import Quantizer
 from vistok.recorded import build
 from vistok.spec import FORMAT_VERSION, ImagePolicy, TokenizerSpec
@@ -42,15 +45,11 @@ def save(tokenizer: Tokenizer, folder: str | Path) -> None:
     try:
         _write(tokenizer, staged)
         staged.chmod(0o755)
-        if folder.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            folder.rename(retired / "tokenizer")
-            staged.rename(folder)
-            shutil.rmtree(retired)
-        else:
-            staged.rename(folder)
-    except OSError as error:
-        raise TokenizerError(f"{folder} cannot be written: {error.strerror or error}") from error
+        _put_in_place(staged, folder)
+    except (OSError, SafetensorError) as error:
+        raise TokenizerError(
+            f"{folder} cannot be written: {getattr(error, 'strerror', None) or _first_line(error)}"
+        ) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -66,14 +65,16 @@ def load(source: str | Path, *, device: str | torch.device = "cpu") -> Tokenizer
     """
     folder = _locate(source)
     config = _read_config(folder)
-    tokenizer = _build(config, folder)
-    _fill(tokenizer, folder)
-    spec = TokenizerSpec.from_json(json.dumps(config["spec"]))
-    tokenizer.provenance, tokenizer.licence = spec.provenance, spec.licence
-    if tokenizer.spec.weights_hash != spec.weights_hash:
-        raise TokenizerError(
-            f"{folder / WEIGHTS} does not hold the weights that {CONFIG} describes: one of them was changed; fetch both again"
-        )
+    try:
+        tokenizer = _build(config, folder)
+        _fill(tokenizer, folder)
+        spec = TokenizerSpec.from_json(json.dumps(config["spec"]))
+    except VistokError:
+        raise
+    except Exception as error:  # the file may come from anywhere, so anything may be wrong with it
+        raise TokenizerError(f"{folder / CONFIG} is damaged: {_first_line(error)}") from error
+    tokenizer.provenance, tokenizer.licence, tokenizer.metrics = spec.provenance, spec.licence, spec.metrics
+    _compare(tokenizer.spec, spec, folder)
     return tokenizer.to(device)
 
 
@@ -126,6 +127,45 @@ def _write(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def _put_in_place(staged: Path, folder: Path) -> None:
+    for path in (*staged.iterdir(), staged):
+        _sync(path)
+    if not folder.exists():
+        staged.rename(folder)
+    else:
+        retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+        try:
+            folder.rename(retired / "tokenizer")
+            staged.rename(folder)
+        except BaseException:
+            if not folder.exists():
+                (retired / "tokenizer").rename(folder)
+            retired.rmdir()
+            raise
+        shutil.rmtree(retired)
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _compare(built: TokenizerSpec, saved: TokenizerSpec, folder: Path) -> None:
+    if built.weights_hash != saved.weights_hash:
+        raise TokenizerError(
+            f"{folder / WEIGHTS} does not hold the weights that {CONFIG} describes: one of them was changed; fetch both again"
+        )
+    if built != saved:
+        field = next(f.name for f in fields(built) if getattr(built, f.name) != getattr(saved, f.name))
+        raise TokenizerError(
+            f"{folder / CONFIG} contradicts itself: {field} of its spec is not that of its model; fetch it again"
+        )
+
+
 def _locate(source: str | Path) -> Path:
     folder = Path(source)
     if folder.is_dir():
@@ -134,7 +174,9 @@ def _locate(source: str | Path) -> Path:
         raise TokenizerError(f"{source} is a file: give the folder that holds {CONFIG} and {WEIGHTS}")
     parts = str(source).split("/")
     if len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
-        raise TokenizerError(f"no tokenizer at {source}: there is no such folder")
+        kept = sorted(folder.parent.glob(f".{folder.name}.old.*/tokenizer")) if folder.parent.is_dir() else []
+        remedy = f"; a save was cut short, the one before it lies in {kept[0]}" if kept else ""
+        raise TokenizerError(f"no tokenizer at {source}: there is no such folder{remedy}")
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -155,11 +197,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise TokenizerError(f"{folder} is not a tokenizer: it has no {CONFIG}")
     try:
         config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is damaged: {_first_line(error)}") from error
     if not isinstance(config, dict) or not {"model", "spec", "format_version"} <= set(config):
         raise TokenizerError(f"{path} is not a vistok config: it needs model, spec and format_version")
-    if not isinstance(config["format_version"], int) or config["format_version"] > FORMAT_VERSION:
+    if type(config["format_version"]) is not int or not 1 <= config["format_version"] <= FORMAT_VERSION:
         raise TokenizerError(
             f"{path} has format version {config['format_version']}, this vistok reads up to {FORMAT_VERSION}: upgrade vistok"
         )
@@ -176,7 +218,6 @@ def _build(config: dict[str, Any], folder: Path) -> Tokenizer:
 
 
 def _fill(tokenizer: Tokenizer, folder: Path) -> None:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = folder / WEIGHTS

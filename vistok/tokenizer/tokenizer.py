@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from vistok.backbones.base import Decoder, Encoder, FeatureHead
-from vistok.errors import TokenizerError
+from vistok.errors import ImageError, TokenizerError
 from vistok.quantizers import Continuous, Quantizer
 from vistok.recorded import Recorded
-from vistok.spec import DecodingSpec, FeatureSpec, ImagePolicy, LatentSpec, TokenizerSpec
+from vistok.spec import DecodingSpec, FeatureSpec, ImagePolicy, LatentSpec, NumericsSpec, TokenizerSpec
 from vistok.tokenizer import views
+from vistok.tokenizer.checks import check_parts, checked_latents, given_tokens
 from vistok.tokenizer.encoded import Encoded, StreamTokens
 from vistok.tokenizer.normaliser import LatentNormaliser
 from vistok.tokenizer.preprocess import Images, check_pixels, preprocess
@@ -73,13 +74,14 @@ class Tokenizer(Recorded, nn.Module):
         self.project_in = project_in if project_in is not None else nn.Identity()
         self.project_out = project_out if project_out is not None else nn.Identity()
         self.feature_head = feature_head
-        self.normaliser = LatentNormaliser(quantizer.dim) if isinstance(quantizer, Continuous) else None
         self.image_policy = image if image is not None else ImagePolicy()
         self.name = name
         self._hash = WeightsHash()
         self.provenance: dict[str, Any] = {}
+        self.metrics: tuple[dict[str, Any], ...] = ()
         self.licence = "unknown"
-        self._check_parts()
+        check_parts(self)
+        self.normaliser = LatentNormaliser(quantizer.dim) if isinstance(quantizer, Continuous) else None
 
     # ---------------------------------------------------------------- what it is
 
@@ -115,7 +117,9 @@ class Tokenizer(Recorded, nn.Module):
             decoding=DecodingSpec(kind="features" if self.decoder is None else "pixels"),
             licence=self.licence,
             weights_hash=self._hash.of(self),
+            numerics=NumericsSpec(weights=str(self._weight_type).removeprefix("torch.")),
             provenance=self.provenance,
+            metrics=self.metrics,
         )
 
     @property
@@ -140,7 +144,7 @@ class Tokenizer(Recorded, nn.Module):
         return preprocess(images, self.image_policy, self.encoder.factor).to(self.device)
 
     def encode(self, x: Tensor, *, sample: bool = False) -> Encoded:
-        """Images to tokens; as in evaluation mode, whatever mode the module is in.
+        """Images to tokens, without gradients; as in evaluation mode, whatever mode the module is in.
 
         Args:
             x: (B, 3, H, W) in [-1, 1].
@@ -153,7 +157,7 @@ class Tokenizer(Recorded, nn.Module):
             ImageError: wrong shape, pixels that are not finite or outside [-1, 1], a size that the factor does not divide.
         """
         self._check_pixels(x)
-        with self._evaluating():
+        with torch.no_grad(), self._evaluating():
             latent = self._latent(x)
             grid = tuple(latent.shape[1:3])
             if self.normaliser is not None:
@@ -175,6 +179,8 @@ class Tokenizer(Recorded, nn.Module):
     ) -> Tensor:
         """Tokens to images, from what ``encode`` gave or from indices or latents with their grid.
 
+        Gradients reach latents that ask for them; otherwise no graph is built.
+
         Shapes:
             indices (B, N, S) or latents (B, N, D) -> (B, 3, H, W) in [-1, 1].
 
@@ -185,8 +191,8 @@ class Tokenizer(Recorded, nn.Module):
             raise TokenizerError(
                 f"{self.name} has no pixel decoder: it gives features (semantic) and tokens only"
             )
-        tokens = self._tokens(encoded, indices, latents, grid)
-        with self._evaluating():
+        tokens = given_tokens(self.quantizer, encoded, indices, latents, grid)
+        with self._gradients_of(tokens.values), self._evaluating():
             image: Tensor = self.decoder(self._vectors(tokens))
         return image.float().clamp(-1, 1)
 
@@ -205,6 +211,9 @@ class Tokenizer(Recorded, nn.Module):
             TokenizerError: indices outside the codebook, or a view that this tokenizer does not have.
         """
         values = tokens.main.values if isinstance(tokens, Encoded) else tokens
+        if not isinstance(values, Tensor):
+            raise TokenizerError(f"embed takes a tensor or what encode gave, not {type(values).__name__}")
+        values = values.to(self.device)
         if cumulative:
             with _explained(f"{self.name} cannot embed tokens"):
                 self._check_groups(values)
@@ -212,9 +221,9 @@ class Tokenizer(Recorded, nn.Module):
                     self.quantizer, values, tokens.grid if isinstance(tokens, Encoded) else None
                 )
         if self.normaliser is not None:
-            vectors: Tensor = self.normaliser.inverse(values)
+            vectors: Tensor = self.normaliser.inverse(checked_latents(values, self.quantizer.dim))
             return vectors.unsqueeze(-2) if depthwise else vectors
-        with _explained("tokens cannot be embedded"):
+        with torch.no_grad(), _explained("tokens cannot be embedded"):
             self._check_groups(values)
             return (
                 self.quantizer.depthwise(values) if depthwise else views.by_position(self.quantizer, values)
@@ -234,7 +243,7 @@ class Tokenizer(Recorded, nn.Module):
                 f"{self.name} has no semantic branch: train one with a feature head, as recipes/semantic_vq.yaml does"
             )
         self._check_pixels(x)
-        with self._evaluating():
+        with torch.no_grad(), self._evaluating():
             quantized = self.quantizer(self._latent(x)).quantized
             features: Tensor = self.feature_head(self._to_decoder(quantized))
         return features.flatten(1, 2)
@@ -288,9 +297,12 @@ class Tokenizer(Recorded, nn.Module):
 
     # ---------------------------------------------------------------- inside
 
+    @property
+    def _weight_type(self) -> torch.dtype:
+        return next((p.dtype for p in self.encoder.parameters() if p.is_floating_point()), torch.float32)
+
     def _latent(self, x: Tensor) -> Tensor:
-        weight_type = next((p.dtype for p in self.encoder.parameters() if p.is_floating_point()), x.dtype)
-        latent: Tensor = self.project_in(self.encoder(x.to(weight_type)))
+        latent: Tensor = self.project_in(self.encoder(x.to(self._weight_type)))
         return latent
 
     def _to_decoder(self, quantized: Tensor) -> Tensor:
@@ -303,7 +315,7 @@ class Tokenizer(Recorded, nn.Module):
         if self.normaliser is not None:
             if tokens.latents is None:
                 raise TokenizerError(f"{self.name} is continuous: decode takes latents, not indices")
-            raw = self.normaliser.inverse(tokens.latents.to(self.device, torch.float32))
+            raw = self.normaliser.inverse(checked_latents(tokens.latents.to(self.device), self.quantizer.dim))
             with _explained("tokens cannot be decoded"):
                 return self._to_decoder(views.fill(raw, tokens.grid))
         if tokens.indices is None:
@@ -313,64 +325,34 @@ class Tokenizer(Recorded, nn.Module):
             raw = views.on_grid(self.quantizer, tokens.indices.to(self.device), tokens.grid)
         return self._to_decoder(raw)
 
-    def _tokens(
-        self,
-        encoded: Encoded | None,
-        indices: Tensor | None,
-        latents: Tensor | None,
-        grid: tuple[int, ...] | None,
-    ) -> StreamTokens:
-        if encoded is not None:
-            return encoded.main
-        if (indices is None) == (latents is None):
-            raise TokenizerError("decode takes what encode gave, or one of indices and latents")
-        values = indices if indices is not None else latents
-        assert values is not None
-        if grid is None:
-            with _explained("tokens cannot be decoded"):
-                grid = views.square_grid(self.quantizer, values.shape[1])
-        return StreamTokens(indices, latents, grid)
-
     def _check_groups(self, indices: Tensor) -> None:
         if indices.ndim != 3 or indices.shape[-1] != self.quantizer.num_groups:
             raise ValueError(
                 f"indices must be (B, N, {self.quantizer.num_groups}), they are {tuple(indices.shape)}"
             )
 
-    def _check_parts(self) -> None:
-        def last(module: nn.Module, fallback: int) -> int:
-            return int(getattr(module, "dim_out", fallback))
-
-        arriving = last(self.project_in, self.encoder.dim)
-        if arriving != self.quantizer.dim_in:
-            raise ValueError(
-                f"the quantizer expects {self.quantizer.dim_in} channels, {arriving} arrive: set project_in to map them"
-            )
-        leaving = last(self.project_out, self.quantizer.dim)
-        for part in (self.decoder, self.feature_head):
-            if part is not None and part.dim != leaving:
-                raise ValueError(
-                    f"{type(part).__name__} expects {part.dim} channels, {leaving} arrive: set project_out to map them"
-                )
-        if self.decoder is not None and self.decoder.factor != self.encoder.factor:
-            raise ValueError(
-                f"the encoder's factor is {self.encoder.factor}, the decoder's {self.decoder.factor}: they must be equal"
-            )
+    @staticmethod
+    def _gradients_of(values: Tensor) -> torch.autograd.grad_mode.set_grad_enabled:
+        return torch.set_grad_enabled(torch.is_grad_enabled() and values.requires_grad)
 
     def _check_pixels(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise ImageError(
+                f"encode takes a tensor (B, 3, H, W), not {type(x).__name__}: use preprocess first"
+            )
         if not torch.compiler.is_compiling():
             check_pixels(x, self.encoder.factor, f"the input of {self.name}")
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        was_training = self.training
-        if was_training:
+        modes = [(part, part.training) for part in self.modules()] if self.training else []
+        if modes:
             self.eval()
         try:
             yield
         finally:
-            if was_training:
-                self.train()
+            for part, mode in modes:
+                part.training = mode
 
 
 @contextmanager

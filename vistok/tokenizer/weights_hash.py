@@ -33,13 +33,16 @@ class WeightsHash:
     """Remembers the hash of a module until a tensor is replaced or written to."""
 
     def __init__(self) -> None:
-        self._seen: tuple[tuple[str, int, int], ...] = ()
+        self._seen: tuple[tuple[str, int, int, float], ...] = ()
         self._hash = ""
 
     def of(self, module: nn.Module) -> str:
         """The hash of the module's exported state as it is now."""
         state = exported_state(module)
-        seen = tuple((name, value.data_ptr(), value._version) for name, value in state.items())
+        # versions tell of all writes but those through ``.data``, which the sums do
+        seen = tuple(
+            (n, v.data_ptr(), v._version, float(v.detach().double().sum())) for n, v in state.items()
+        )
         if seen != self._seen:
             self._hash, self._seen = hash_tensors(state), seen
         return self._hash

@@ -9,9 +9,10 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from vistok.data import PositionSampler, RandomCrops, open_images
+from vistok.data import ImageDataset, PositionSampler, RandomCrops, open_images
 from vistok.errors import DataError, RecipeError
 from vistok.spec import ImagePolicy
+from vistok.tokenizer import Tokenizer
 from vistok.training.guard import refuse_bad_images
 
 if TYPE_CHECKING:
@@ -95,24 +96,61 @@ class ImageData(pl.LightningDataModule):
             )
         self.train, self.val, self.size, self.batch_size = train, val, size, batch_size
         self.scale, self.flip, self.workers, self.seed = scale, flip, workers, seed
+        # listing a large folder takes a while, so it is done once
+        self._training: ImageDataset | None = None
+        self._held_out: ImageDataset | None = None
+
+    def check(self, command: str, tokenizer: Tokenizer) -> None:
+        """Looks for the images that a command needs, before anything is started.
+
+        Args:
+            command: ``fit``, ``validate`` or ``test``.
+            tokenizer: What it is for.
+
+        Raises:
+            RecipeError: a size that the factor does not divide, or nothing to validate on.
+            DataError: no images.
+        """
+        if command != "fit":
+            if self.val is None:
+                raise RecipeError(f"vistok {command} needs images, and data.val is null: set data.val")
+        else:
+            self._check_size(tokenizer.encoder.factor)
+            if len(self._training_images()) == 0:
+                raise DataError(f"there are no images in {self.train!r}: change data.train")
+        if self.val is not None and len(self._held_out_images(tokenizer)) == 0:
+            raise DataError(f"there are no images in {self.val!r}: change data.val, or set it to null")
+
+    def check_shares(self, world_size: int) -> None:
+        """Refuses a batch that processes cannot share evenly.
+
+        Raises:
+            RecipeError: naming both numbers.
+        """
+        if self.batch_size % world_size:
+            raise RecipeError(
+                f"data.batch_size={self.batch_size} cannot be shared by {world_size} processes: make it a multiple"
+            )
 
     def train_dataloader(self) -> DataLoader[list[Item]]:
         """Batches from the one that the module's step counter asks for next."""
         assert self.trainer is not None
         module: TokenizerModule = self.trainer.lightning_module  # type: ignore[assignment]
+        self._check_size(module.tokenizer.encoder.factor)
+        return self.training_batches(module.step * module.accumulate)
+
+    def training_batches(self, first: int) -> DataLoader[list[Item]]:
+        """This process's share of all micro-batches from one on, without end.
+
+        Args:
+            first: Number of the first micro-batch, counted from 0 since the run began.
+        """
+        assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        if self.batch_size % world_size:
-            raise RecipeError(
-                f"batch_size={self.batch_size} cannot be shared by {world_size} processes: make it a multiple"
-            )
-        factor = module.tokenizer.encoder.factor
-        if self.size % factor:
-            raise RecipeError(
-                f"size={self.size} is not a multiple of the tokenizer's factor {factor}: change data.size"
-            )
-        images = open_images(self.train, policy=ImagePolicy(), multiple_of=1)
+        self.check_shares(world_size)
+        images = self._training_images()
         crops = RandomCrops(images, size=self.size, scale=self.scale, flip=self.flip, seed=self.seed)
-        start = module.step * module.accumulate * self.batch_size
+        start = first * self.batch_size
         sampler = PositionSampler(self.batch_size // world_size, rank, world_size, start)
         return self._loader(Stream(crops, sampler))
 
@@ -122,10 +160,7 @@ class ImageData(pl.LightningDataModule):
         if self.val is None:
             return []
         module: TokenizerModule = self.trainer.lightning_module  # type: ignore[assignment]
-        tokenizer = module.tokenizer
-        images = open_images(self.val, policy=tokenizer.image_policy, multiple_of=tokenizer.encoder.factor)
-        if len(images) == 0:
-            raise DataError(f"there are no images in {self.val!r}: change data.val, or set it to null")
+        images = self._held_out_images(module.tokenizer)
         return self._loader(Share(images, self.trainer.global_rank, self.trainer.world_size))
 
     def test_dataloader(self) -> DataLoader[list[Item]] | list[Any]:
@@ -137,6 +172,25 @@ class ImageData(pl.LightningDataModule):
         step = getattr(self.trainer.lightning_module, "step", 0) if self.trainer is not None else 0
         refuse_bad_images(batch["image"], batch["key"], step)
         return batch
+
+    def _check_size(self, factor: int) -> None:
+        if self.size % factor:
+            nearest = max(1, round(self.size / factor)) * factor
+            raise RecipeError(
+                f"data.size={self.size} is not a multiple of the tokenizer's factor {factor}: make it {nearest}, say"
+            )
+
+    def _training_images(self) -> ImageDataset:
+        if self._training is None:
+            self._training = open_images(self.train, policy=ImagePolicy(), multiple_of=1)
+        return self._training
+
+    def _held_out_images(self, tokenizer: Tokenizer) -> ImageDataset:
+        assert self.val is not None
+        if self._held_out is None:
+            factor = tokenizer.encoder.factor
+            self._held_out = open_images(self.val, policy=tokenizer.image_policy, multiple_of=factor)
+        return self._held_out
 
     def _loader(self, batches: IterableDataset[list[Item]]) -> DataLoader[list[Item]]:
         return DataLoader(

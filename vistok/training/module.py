@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from vistok.errors import RecipeError, VistokError
 from vistok.evaluation import psnr
 from vistok.losses import Adversarial, LossTerms
 from vistok.tokenizer import Tokenizer
+from vistok.training.draws import WholeBatchDraws, seed_draws
 from vistok.training.ema import EMA
 from vistok.training.guard import batch_keys, describe_keys, refuse_non_finite
 from vistok.training.means import RunningMeans
@@ -30,7 +30,8 @@ class TokenizerModule(pl.LightningModule):
 
     ``step`` counts optimizer steps of the tokenizer, from 0. It drives every schedule, is what
     ``trainer.global_step`` and ``max_steps`` mean, and is saved and restored. Every micro-batch draws its random
-    numbers from (seed, number of the micro-batch, rank), so that a resumed run repeats what an uninterrupted one does.
+    numbers from (seed, number of the micro-batch, place of the image in the whole batch), so that a resumed run repeats
+    what an uninterrupted one does, and any number of processes what one does, up to rounding; see ``WholeBatchDraws``.
 
     Args:
         tokenizer: What to train.
@@ -72,6 +73,7 @@ class TokenizerModule(pl.LightningModule):
         self.discriminator_settings = discriminator_optimizer or optimizer
         self.accumulate, self.seed = accumulate, seed
         self.ema = EMA(self.tokenizer, ema_decay) if ema_decay else None
+        self.provenance: dict[str, Any] = {}  # where this training came from, for what it exports
         self.step = 0
         self._gathered = 0  # micro-batches whose gradients wait for the next optimizer step
         self._unchecked: dict[str, Tensor] = {}
@@ -111,7 +113,7 @@ class TokenizerModule(pl.LightningModule):
         """
         keys = batch_keys(batch)
         image = batch["image"].contiguous(memory_format=torch.channels_last)
-        seed_draws(self.seed, self.step * self.accumulate + self._gathered, self.global_rank)
+        seed_draws(self.seed, self.step * self.accumulate + self._gathered)
         if self.step == 0 and self._gathered == 0:
             self.tokenizer.prepare(image)
             if self.ema is not None:
@@ -130,7 +132,8 @@ class TokenizerModule(pl.LightningModule):
 
     def _backward(self, image: Tensor) -> tuple[Any, dict[str, Tensor]]:
         try:
-            output = self.tokenizer(image)
+            with self._draws(len(image)):
+                output = self.tokenizer(image)
         except ValueError as error:  # the quantizer refuses latents that are not finite
             raise VistokError(
                 f"step {self.step}, images {describe_keys(self._waiting_keys)}: {error}"
@@ -232,6 +235,11 @@ class TokenizerModule(pl.LightningModule):
         """Restores the step counter."""
         self.step = int(checkpoint[STEP_KEY])
 
+    def _draws(self, num_images: int) -> contextlib.AbstractContextManager[Any]:
+        if self.trainer.world_size == 1:
+            return contextlib.nullcontext()
+        return WholeBatchDraws(num_images, self.global_rank, self.trainer.world_size)
+
     @contextlib.contextmanager
     def _gradients_kept_local(self, local: bool) -> Iterator[None]:
         strategy = self.trainer.strategy
@@ -240,9 +248,3 @@ class TokenizerModule(pl.LightningModule):
                 yield
         else:
             yield
-
-
-def seed_draws(seed: int, index: int, rank: int) -> None:
-    """Seeds torch for one micro-batch, from numbers that a resumed run knows again."""
-    digest = hashlib.blake2b(f"{seed}:{index}:{rank}".encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -39,12 +39,16 @@ class OptimizerSettings:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.lr > 0 or not 0 <= self.min_lr <= self.lr:
-            raise RecipeError(
-                f"lr must be above 0 and min_lr lie in [0, lr], they are {self.lr} and {self.min_lr}"
-            )
-        if self.warmup_steps < 0 or self.clip < 0 or self.weight_decay < 0:
-            raise RecipeError("warmup_steps, clip and weight_decay must not be negative")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise RecipeError(f"lr is {self.lr}: give a finite number above 0")
+        if not 0 <= self.min_lr <= self.lr:
+            raise RecipeError(f"min_lr is {self.min_lr}: it must lie in [0, lr], and lr is {self.lr}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise RecipeError(f"betas are {tuple(self.betas)}: give two numbers in [0, 1)")
+        for name in ("weight_decay", "clip", "warmup_steps"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise RecipeError(f"{name} is {value}: give a finite number of at least 0")
         if self.cosine_steps is not None and self.cosine_steps <= self.warmup_steps:
             raise RecipeError(
                 f"cosine_steps={self.cosine_steps} ends inside the warm-up of {self.warmup_steps} steps: raise it"

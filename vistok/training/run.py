@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
-import pickle
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -19,13 +15,17 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from vistok.errors import RecipeError
+from vistok.training.checks import check_checkpoint, check_devices
 from vistok.training.data import ImageData
+from vistok.training.folder import RunFolder
 from vistok.training.health import CodebookWatchdog
 from vistok.training.images import ImageLog
-from vistok.training.module import STEP_KEY, TokenizerModule
+from vistok.training.module import TokenizerModule
 from vistok.training.progress import LiveBar
+from vistok.training.provenance import provenance_of_recipe
+from vistok.training.quiet import quiet
 from vistok.training.recipe import check_trainer, read_recipe
-from vistok.training.saving import Checkpoint, SaveTokenizer, StopOnCtrlC, run_folder
+from vistok.training.saving import Checkpoint, SaveTokenizer, StopOnCtrlC, is_dry_run, run_folder
 from vistok.training.usage import UsageMonitor
 
 COMMANDS = ("fit", "validate", "test")
@@ -42,17 +42,22 @@ class TrainingCLI(LightningCLI):
     ``checkpoint``, ``export``.
     """
 
-    def __init__(self, args: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> None:
+    def __init__(
+        self, args: Sequence[str], callbacks: Sequence[pl.Callback] = (), recipes: Sequence[str] = ()
+    ) -> None:
         self.interrupt = StopOnCtrlC()
+        self.recipes = list(recipes)
+        args = list(args)
         super().__init__(
             TokenizerModule,
             ImageData,
-            save_config_callback=SaveConfigCallback,
+            # only training says what a run folder is: validation must not overwrite it
+            save_config_callback=SaveConfigCallback if args[:1] == ["fit"] else None,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": [self.interrupt, *callbacks], "enable_model_summary": False},
             seed_everything_default=0,
             parser_kwargs={name: {"exit_on_error": False} for name in COMMANDS} | {"exit_on_error": False},
-            args=list(args),
+            args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
@@ -91,11 +96,19 @@ class TrainingCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
-        """Looks at the checkpoint before anything is built; it holds no options to merge."""
-        assert self.config.subcommand is not None
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path:
-            check_checkpoint(Path(path))
+        """Chooses and checks the checkpoint before anything is built; it holds no options to merge."""
+        command = self.config.subcommand
+        assert command is not None
+        options = self.config[command]
+        if not options.get("ckpt_path") and command != "fit":
+            last = root_folder(options.trainer) / "checkpoints" / "last.ckpt"
+            if not last.is_file():
+                raise WrongOptionError(
+                    f"vistok {command} needs trained weights and there is no {last}: add --ckpt_path FILE"
+                )
+            options.ckpt_path = str(last)
+        if options.get("ckpt_path"):
+            check_checkpoint(Path(options.ckpt_path))
 
     def before_instantiate_classes(self) -> None:
         """Refuses settings that would silently do nothing, before anything is built."""
@@ -113,14 +126,27 @@ class TrainingCLI(LightningCLI):
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Builds the Trainer, with a CSV log in the run's folder unless the recipe names loggers."""
+        """Builds the Trainer, with a CSV log of training in the run's folder unless the recipe names loggers.
+
+        Raises:
+            RecipeError: data or devices that cannot serve the command.
+            DataError: no images.
+        """
+        assert self.subcommand is not None
         trainer = self._get(self.config_init, "trainer")
-        folder = Path(trainer.get("default_root_dir") or "runs/default")
+        folder = root_folder(trainer)
+        self.datamodule.check(self.subcommand, self.model.tokenizer)
         kwargs.setdefault("default_root_dir", str(folder))
         if trainer.get("logger") in (None, True):
-            keep_old_metrics(folder)
-            kwargs.setdefault("logger", CSVLogger(str(folder), name="", version=""))
-        return super().instantiate_trainer(**kwargs)
+            fits = self.subcommand == "fit"
+            kwargs.setdefault("logger", CSVLogger(str(folder), name="", version="") if fits else False)
+        built = super().instantiate_trainer(**kwargs)
+        check_devices(built)
+        if self.subcommand == "fit":
+            self.datamodule.check_shares(built.num_devices * built.num_nodes)
+        config = self.config[self.subcommand].as_dict()
+        self.model.provenance = provenance_of_recipe(config, self.recipes)
+        return built
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Waits for ``run``: who builds the command line wants to hold it when something happens."""
@@ -128,13 +154,27 @@ class TrainingCLI(LightningCLI):
     def run(self) -> None:
         """Runs the command that was asked for.
 
+        A fit that fails before its first step leaves no folder behind that it has made.
+
         Raises:
-            RecipeError: a checkpoint that is missing, damaged or of another model.
+            RecipeError: a folder that cannot be written, a checkpoint of another model.
         """
         assert self.subcommand is not None
-        rank_zero_info(describe(self.model, run_folder(self.trainer)))
+        folder = RunFolder(run_folder(self.trainer))
+        writes = self.subcommand == "fit" and self.trainer.is_global_zero and not is_dry_run(self.trainer)
+        if writes:
+            folder.claim()
+        rank_zero_info(describe(self.model, folder.path if self.subcommand == "fit" else None))
         try:
-            super()._run_subcommand(self.subcommand)
+            self._run_explained(self.subcommand)
+        except BaseException:
+            if writes and self.model.step == 0:
+                folder.release()
+            raise
+
+    def _run_explained(self, command: str) -> None:
+        try:
+            super()._run_subcommand(command)
         except MisconfigurationException as error:
             raise RecipeError(one_line(str(error))) from error
         except RuntimeError as error:
@@ -173,7 +213,7 @@ def build(
     config = read_recipe(recipes)
     given = ["--config", json.dumps(config)] if config else []
     try:
-        return TrainingCLI([command, *given, *overrides], callbacks)
+        return TrainingCLI([command, *given, *overrides], callbacks, recipes)
     except ArgumentError as error:
         raise WrongOptionError(one_line(str(error))) from error
     except (
@@ -199,8 +239,8 @@ def fit(
     return cli.model, cli.trainer
 
 
-def describe(module: TokenizerModule, folder: Path) -> str:
-    """One line: what is trained, how large it is, where it goes."""
+def describe(module: TokenizerModule, folder: Path | None) -> str:
+    """One line: what is trained, how large it is, where it goes if anywhere."""
     tokenizer = module.tokenizer
     trained = sum(weight.numel() for weight in tokenizer.parameters() if weight.requires_grad)
     size = tokenizer.quantizer.codebook_size
@@ -213,62 +253,15 @@ def describe(module: TokenizerModule, folder: Path) -> str:
     if module.adversarial is not None:
         judge = sum(weight.numel() for weight in module.adversarial.parameters())
         parts.append(f"discriminator of {judge / 1e6:.1f} M from step {module.adversarial.start}")
-    return f"{tokenizer.name}: {', '.join(parts)}; writing to {folder}"
+    where = f"; writing to {folder}" if folder is not None else ""
+    return f"{tokenizer.name}: {', '.join(parts)}{where}"
 
 
-def check_checkpoint(path: Path) -> None:
-    """Looks into a checkpoint without loading its weights.
-
-    Raises:
-        RecipeError: there is none, it is damaged, or it is not vistok's.
-    """
-    if not path.is_file():
-        raise RecipeError(f"there is no checkpoint {path}: runs keep theirs as <run>/checkpoints/last.ckpt")
-    try:
-        content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise RecipeError(f"checkpoint {path} cannot be read: it is damaged or no checkpoint") from error
-    if not isinstance(content, dict) or STEP_KEY not in content:
-        raise RecipeError(f"{path} is not a checkpoint of vistok: it counts no {STEP_KEY}")
+def root_folder(trainer: Any) -> Path:
+    """Where a run writes, from the ``trainer`` section of its configuration."""
+    return Path(trainer.get("default_root_dir") or "runs/default")
 
 
 def one_line(message: str) -> str:
     """A message of jsonargparse, which may span many lines, as one."""
     return " ".join(part.strip(" -\t") for part in message.splitlines() if part.strip(" -\t"))
-
-
-def keep_old_metrics(folder: Path) -> None:
-    """Renames ``metrics.csv`` of an earlier run in the same folder, which CSVLogger would delete."""
-    current = folder / "metrics.csv"
-    if current.is_file():
-        number = 1
-        while (folder / f"metrics.{number}.csv").exists():
-            number += 1
-        current.rename(folder / f"metrics.{number}.csv")
-
-
-def quiet() -> None:
-    """Silences remarks of Lightning and torch that a user of vistok can do nothing about."""
-    for pattern in (
-        r".*does not have many workers.*",
-        r".*Experiment logs directory .* exists and is not empty.*",
-        r".*in eval mode at the start of training.*",
-        r"Total length of `list` across ranks is zero.*",
-        r"`broadcast_buffers` is deprecated.*",  # its successor is younger than the oldest torch that vistok runs on
-        r"It is recommended to use `self.log\(.*sync_dist=True.*",  # means over processes are taken by RunningMeans
-        r".*isinstance\(treespec, LeafSpec\).*",
-        r".*`log\(.*\)` in your `.*` but .*",
-    ):
-        warnings.filterwarnings("ignore", pattern)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logger = logging.getLogger(name)
-        if _worth_saying not in logger.filters:
-            logger.addFilter(_worth_saying)
-
-
-def _worth_saying(record: logging.LogRecord) -> bool:
-    message = record.getMessage()
-    return not any(
-        start in message
-        for start in ("Tip:", "TPU available", "Seed set to", "HPU available", "`Trainer.fit` stopped")
-    )

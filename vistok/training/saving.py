@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint as CheckpointBase
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from vistok.errors import VistokError
+from vistok.errors import RecipeError, VistokError
+from vistok.training.data import ImageData
+from vistok.training.latents import normalise_latents
+from vistok.training.provenance import provenance_of_training
 
 
 class Checkpoint(CheckpointBase):
@@ -83,16 +87,42 @@ class Checkpoint(CheckpointBase):
 class SaveTokenizer(pl.Callback):
     """Writes the exported tokenizer to ``<run>/tokenizer`` at the end, after Ctrl-C too.
 
+    The latents of a continuous tokenizer are normalised per channel: mean 0 and standard deviation 1 over the first
+    ``latent_batches`` batches of training crops, measured in evaluation mode on the weights that are exported. Where it
+    came from is written into ``spec.provenance``. A second Ctrl-C, in the middle of a step, leaves the latents as they are.
+
     Args:
         folder: Where to write instead.
         enabled: False writes none.
+        licence: Of the weights, an SPDX identifier; "unknown" keeps what the tokenizer says already.
+        latent_batches: Batches, over all processes together, to measure latents on; 0 does not normalise them.
+
+    Raises:
+        RecipeError: negative ``latent_batches``.
     """
 
-    def __init__(self, folder: str | None = None, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | None = None,
+        enabled: bool = True,
+        licence: str = "unknown",
+        latent_batches: int = 16,
+    ) -> None:
+        if latent_batches < 0:
+            raise RecipeError(
+                f"latent_batches is {latent_batches}: give 0, to leave latents as they are, or more"
+            )
         self.folder, self.enabled = folder, enabled
+        self.licence, self.latent_batches = licence, latent_batches
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Writes it."""
+        """Normalises latents, on all processes together, and writes."""
+        tokenizer = pl_module.exported
+        if self._acts(trainer, pl_module) and self.latent_batches and tokenizer.normaliser is not None:
+            batches = first_batches(trainer)
+            num_images = normalise_latents(tokenizer, batches, self.latent_batches, trainer)
+            statistics = {"images": num_images}
+            tokenizer.provenance = {**tokenizer.provenance, "latent_statistics": statistics}
         self._write(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -104,11 +134,27 @@ class SaveTokenizer(pl.Callback):
         """Where it is written."""
         return Path(self.folder) if self.folder else run_folder(trainer) / "tokenizer"
 
+    def _acts(self, trainer: pl.Trainer, module: Any) -> bool:
+        return self.enabled and module.step > 0 and not is_dry_run(trainer)
+
     def _write(self, trainer: pl.Trainer, module: Any) -> None:
-        if self.enabled and trainer.is_global_zero and module.step and not is_dry_run(trainer):
-            tokenizer = module.exported
-            tokenizer.provenance = {**tokenizer.provenance, "trained_steps": module.step}
-            tokenizer.save(self.path(trainer))
+        if not (self._acts(trainer, module) and trainer.is_global_zero):
+            return
+        tokenizer = module.exported
+        if self.licence != "unknown":
+            tokenizer.licence = self.licence
+        tokenizer.provenance = {**tokenizer.provenance, **provenance_of_training(module)}
+        tokenizer.save(self.path(trainer))
+
+
+def first_batches(trainer: pl.Trainer) -> Iterable[Any]:
+    """The batches that a run began with, wherever it was resumed; of this process."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if isinstance(data, ImageData):
+        return data.training_batches(first=0)
+    loader: Iterable[Any] | None = trainer.train_dataloader
+    assert loader is not None
+    return loader
 
 
 class StopOnCtrlC(pl.Callback):

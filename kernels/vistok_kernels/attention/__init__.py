@@ -119,7 +119,13 @@ def _scores(
     if metric == "dot":
         return Scores(latents * scale, codebook, None, None), None, None
     if metric == "cosine":
-        return Scores(latents * (scale * _inverse_length(latents)), codebook, _inverse_length(codebook)[:, 0], None), None, None
+        return (
+            Scores(
+                latents * (scale * _inverse_length(latents)), codebook, _inverse_length(codebook)[:, 0], None
+            ),
+            None,
+            None,
+        )
     # squares of large coordinates lose what tells near codes apart; distances are the same from any origin
     center = codebook.detach().mean(dim=0)
     latents, codebook = latents - center, codebook - center

@@ -142,9 +142,7 @@ def expectations(of: Scores, logsumexp: Tensor, weights: Tensor) -> Tensor:
     return means
 
 
-def backward(
-    of: Scores, logsumexp: Tensor, upstream: Upstream, for_codebook: bool, soft: bool
-) -> Gradients:
+def backward(of: Scores, logsumexp: Tensor, upstream: Upstream, for_codebook: bool, soft: bool) -> Gradients:
     """Gradients from the probabilities, which are computed anew; ``soft`` adds the codes' own, as parts of the values.
 
     Floor: 4 D (3 N + 2 K) + 8 N + 8 K bytes; N K exponentials; 2 N K D flops for each of the scores, the queries and the

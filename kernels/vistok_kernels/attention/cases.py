@@ -27,7 +27,10 @@ def cases(dim: int, codebook_size: int) -> Iterator[Case]:
         num_products: int,
     ) -> Case:
         scored = ["queries", "codebook", "gain", "bias"] + pointers.split()
-        cut = tile(dim, "codes" if step == "rows_per_split" else "means" if kernel == "row_means_kernel" else "latents")
+        cut = tile(
+            dim,
+            "codes" if step == "rows_per_split" else "means" if kernel == "row_means_kernel" else "latents",
+        )
         blocks = {"BLOCK_ROWS": cut.rows, "BLOCK_CODES": cut.codes, "BLOCK_CHANNELS": cut.channels}
         signature = {name: "*i64" if name == "indices" else "*fp32" for name in scored}
         return Case(
@@ -76,9 +79,7 @@ def cases(dim: int, codebook_size: int) -> Iterator[Case]:
         "row_means_kernel", "entropy", "logsumexp weights means", "codes_per_split",
         {**full, "ENTROPY": 1}, scores, 1,
     )  # fmt: skip
-    yield case(
-        "code_sums_of_probabilities_kernel", "", "logsumexp sums", "rows_per_split", full, scores, 1
-    )
+    yield case("code_sums_of_probabilities_kernel", "", "logsumexp sums", "rows_per_split", full, scores, 1)
     yield case(
         "queries_backward_kernel", "entropies", above, "codes_per_split",
         {**plain, **entropies, **out}, scores + 4 * latents, 2,

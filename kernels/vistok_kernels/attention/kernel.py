@@ -49,7 +49,9 @@ def _scores(
     BLOCK_CHANNELS: tl.constexpr,
 ):
     """Inner products of a tile, (rows, codes), and the scores, -inf where there is no code."""
-    product = _products(queries, codebook, rows, codes, row_mask, code_mask, DIM, BLOCK_ROWS, BLOCK_CODES, BLOCK_CHANNELS)
+    product = _products(
+        queries, codebook, rows, codes, row_mask, code_mask, DIM, BLOCK_ROWS, BLOCK_CODES, BLOCK_CHANNELS
+    )
     scores = product
     if HAS_GAIN:
         scores = scores * tl.load(gain + codes, mask=code_mask, other=0.0)[None, :]

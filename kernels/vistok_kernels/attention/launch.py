@@ -132,9 +132,7 @@ def _row_means(of: Scores, logsumexp: Tensor, weights: Tensor | None) -> Tensor:
     return means.sum(dim=0)
 
 
-def backward(
-    of: Scores, logsumexp: Tensor, upstream: Upstream, for_codebook: bool, soft: bool
-) -> Gradients:
+def backward(of: Scores, logsumexp: Tensor, upstream: Upstream, for_codebook: bool, soft: bool) -> Gradients:
     """Launches the gradient of the latents and, if wanted, that of the codes; see ``blocked.backward``."""
     if len(of.queries) == 0:
         return Gradients(*(part.zero_() for part in empty_gradients(of, for_codebook)))

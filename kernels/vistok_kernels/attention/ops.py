@@ -161,9 +161,7 @@ def _(
         return _propagate(queries, codebook, gain, bias, logsumexp, *upstream, for_codebook, soft)
     from vistok_kernels.attention import launch
 
-    result = launch.backward(
-        Scores(queries, codebook, gain, bias), logsumexp, upstream, for_codebook, soft
-    )
+    result = launch.backward(Scores(queries, codebook, gain, bias), logsumexp, upstream, for_codebook, soft)
     return result.queries, result.codebook, result.gain, result.bias
 
 

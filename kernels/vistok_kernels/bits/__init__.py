@@ -46,7 +46,7 @@ def bit_indices(latents: Tensor) -> Tensor:
     """
     flat = _flat(latents, 1.0)
     _check_packable(flat.shape[1])
-    indices, _ = _bit_pack(flat.detach(), 1.0, True, False)
+    _, indices = _bit_pack(flat.detach(), 1.0, True, False)
     return indices.reshape(latents.shape[:-1])
 
 
@@ -90,7 +90,7 @@ def bit_entropy(latents: Tensor, scale: float) -> Tensor:
     Raises:
         ValueError: no channel, a scale not above 0; on devices other than GPUs also NaN or Inf.
     """
-    _, entropies = _bit_pack(_flat(latents, scale), float(scale), False, True)
+    entropies, _ = _bit_pack(_flat(latents, scale), float(scale), False, True)
     return _mean(entropies)
 
 
@@ -105,7 +105,7 @@ def pack_bits(latents: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """
     flat = _flat(latents, scale)
     _check_packable(flat.shape[1])
-    indices, entropies = _bit_pack(flat, float(scale), True, True)
+    entropies, indices = _bit_pack(flat, float(scale), True, True)
     return indices.reshape(latents.shape[:-1]), _mean(entropies)
 
 
@@ -250,8 +250,8 @@ def _(latents: Tensor, scale: float, pack: bool, entropy: bool) -> tuple[Tensor,
 
 @_bit_pack.register_fake
 def _(latents: Tensor, scale: float, pack: bool, entropy: bool) -> tuple[Tensor, Tensor]:
-    indices = latents.new_empty(latents.shape[0] if pack else 0, dtype=torch.int64)
-    return indices, latents.new_empty(latents.shape[0] if entropy else 0, dtype=computing_dtype(latents))
+    entropies = latents.new_empty(latents.shape[0] if entropy else 0, dtype=computing_dtype(latents))
+    return entropies, latents.new_empty(latents.shape[0] if pack else 0, dtype=torch.int64)
 
 
 @_bit_entropies_backward.register_kernel("cuda")
@@ -282,10 +282,10 @@ def _(gradient: Tensor, latents: Tensor, scale: float, group_size: int) -> Tenso
 def _keep_pack(ctx: Any, inputs: tuple[Tensor, float, bool, bool], output: tuple[Tensor, Tensor]) -> None:
     latents, ctx.scale, _, ctx.has_entropy = inputs
     ctx.save_for_backward(latents)
-    ctx.mark_non_differentiable(output[0])
+    ctx.mark_non_differentiable(output[1])
 
 
-def _pack_backward(ctx: Any, _: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
+def _pack_backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, None, None, None]:
     (latents,) = ctx.saved_tensors
     below = _bit_entropies_backward(gradient, latents, ctx.scale) if ctx.has_entropy else None
     return below, None, None, None

@@ -17,10 +17,10 @@ _STRONGEST = 1000.0
 
 
 def bit_pack(latents: Tensor, scale: float, pack: bool, entropy: bool) -> tuple[Tensor, Tensor]:
-    """Indices and entropies of latents (N, d), each (N,); what is not asked for comes back empty."""
+    """Entropies and indices of latents (N, d), each (N,); what is not asked for comes back empty."""
     indices = bit_indices(latents) if pack else torch.empty(0, dtype=torch.int64, device=latents.device)
     nothing = latents.new_empty(0, dtype=computing_dtype(latents))
-    return indices, bit_entropies(latents, scale) if entropy else nothing
+    return bit_entropies(latents, scale) if entropy else nothing, indices
 
 
 def bit_indices(latents: Tensor) -> Tensor:
@@ -53,9 +53,7 @@ def mean_probabilities(latents: Tensor, scale: float, group_size: int) -> Tensor
     """
     num_latents, dim = latents.shape
     num_groups, first = dim // group_size, group_size // 2
-    total = latents.new_zeros(
-        num_groups, 2**first, 2 ** (group_size - first), dtype=computing_dtype(latents)
-    )
+    total = latents.new_zeros(num_groups, 2**first, 2 ** (group_size - first), dtype=computing_dtype(latents))
     for _, logits in _blocks(latents, scale, group_size):
         high, low = _factors(logits, first)
         total.baddbmm_(high.transpose(1, 2), low)

@@ -92,7 +92,7 @@ def bit_pack(latents: Tensor, scale: float, pack: bool, entropy: bool) -> tuple[
     indices = torch.empty(num_latents if pack else 0, dtype=torch.int64, device=latents.device)
     entropies = torch.empty(num_latents if entropy else 0, dtype=torch.float32, device=latents.device)
     if num_latents == 0:
-        return indices, entropies
+        return entropies, indices
     rows, width = block(dim)
     with torch.cuda.device_of(latents):
         bit_pack_kernel[(triton.cdiv(num_latents, rows),)](
@@ -108,16 +108,16 @@ def bit_pack(latents: Tensor, scale: float, pack: bool, entropy: bool) -> tuple[
             BLOCK_ROWS=rows,
             BLOCK_CHANNELS=width,
         )
-    return indices, entropies
+    return entropies, indices
 
 
 def _pack_double(latents: Tensor, scale: float, pack: bool, entropy: bool) -> tuple[Tensor, Tensor]:
     """The same in PyTorch: the kernel reads at most float32, where a tiny latent would lose its sign."""
-    indices, entropies = blocked.bit_pack(latents, scale, pack, entropy)
+    entropies, indices = blocked.bit_pack(latents, scale, pack, entropy)
     bad = ~torch.isfinite(latents).all(dim=1)
     return (
-        indices.masked_fill_(bad, -1) if pack else indices,
         entropies.masked_fill_(bad, torch.nan) if entropy else entropies,
+        indices.masked_fill_(bad, -1) if pack else indices,
     )
 
 

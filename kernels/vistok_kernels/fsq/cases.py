@@ -25,7 +25,13 @@ def cases(dim: int, codebook_size: int) -> Iterator[Case]:
         _MODULE, "fsq_kernel", dim, "", tensors | strides, constants, {},
         (*tensors, "num_latents"), ("stride_channel",), 6 * latents + 8 * NUM_LATENTS, 20 * latents,
     )  # fmt: skip
-    tensors = {"gradient": "*fp32", "latents": "*bf16", "shift": "*fp32", "slope": "*fp32", "gradient_in": "*bf16"}
+    tensors = {
+        "gradient": "*fp32",
+        "latents": "*bf16",
+        "shift": "*fp32",
+        "slope": "*fp32",
+        "gradient_in": "*bf16",
+    }
     strides |= {"stride_gradient_row": "i32", "stride_gradient_channel": "i32"}
     yield Case(
         _MODULE, "fsq_backward_kernel", dim, "", tensors | strides, constants, {},

@@ -121,7 +121,7 @@ def residual_codes(latents: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
             quantized,
             num_latents,
             num_codes,
-            num_codebooks,
+            num_stages,
             latents.stride(0),
             latents.stride(1),
             DIM=dim,
