@@ -90,13 +90,19 @@ def test_residual_stages_are_the_references(shape: tuple[int, int, int, int], dt
     torch.testing.assert_close(quantized.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_wide_and_double_residuals_go_stage_by_stage() -> None:
-    for dim, dtype in ((300, torch.float32), (4, torch.float64)):
-        latents, codebooks = torch.randn(9, dim, dtype=dtype), stages(2, 20, dim).to(dtype)
-        indices, quantized = residual_kernel.residual_codes(latents, codebooks)
-        expected_indices, expected = residual_reference.residual_codes(latents, codebooks)
-        assert torch.equal(indices, expected_indices) and quantized.dtype == dtype
-        torch.testing.assert_close(quantized.double(), expected, rtol=1e-5, atol=1e-5)
+def test_residuals_in_double_precision_keep_it() -> None:
+    latents, codebooks = torch.randn(9, 4).double() + 1e9, stages(2, 20, 4).double()
+    codebooks[0] += 1e9
+    indices, quantized = residual_kernel.residual_codes(latents, codebooks)
+    expected_indices, expected = residual_reference.residual_codes(latents, codebooks)
+    assert torch.equal(indices, expected_indices) and torch.equal(quantized, expected)
+
+
+def test_the_latents_of_a_wide_residual_stay_as_they_were() -> None:
+    latents, codebooks = torch.randn(9, 140), stages(2, 20, 140)
+    before = latents.clone()
+    residual_kernel.residual_codes(latents, codebooks)
+    assert torch.equal(latents, before)
 
 
 def test_ties_take_the_lowest_index_in_every_stage() -> None:
@@ -105,13 +111,14 @@ def test_ties_take_the_lowest_index_in_every_stage() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_bad_rows_are_bad_at_every_stage_and_bad_codebooks_from_theirs_on(value: float) -> None:
-    latents, codebooks = torch.randn(10, 4), stages(3, 20, 4)
+@pytest.mark.parametrize("dim", [4, 140])
+def test_bad_rows_are_bad_at_every_stage_and_bad_codebooks_from_theirs_on(value: float, dim: int) -> None:
+    latents, codebooks = torch.randn(10, dim), stages(3, 20, dim)
     expected, _ = residual_reference.residual_codes(latents, codebooks)
     latents[6, 3], expected[6] = value, -1
     indices, quantized = residual_kernel.residual_codes(latents, codebooks)
     assert torch.equal(indices, expected)
-    assert quantized[6].isnan().all() and quantized.isnan().sum() == 4
+    assert quantized[6].isnan().all() and quantized.isnan().sum() == dim
     codebooks[1, 2, 0] = value
     indices, quantized = residual_kernel.residual_codes(latents, codebooks)
     assert torch.equal(indices[:, 0], expected[:, 0])

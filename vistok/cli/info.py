@@ -67,6 +67,12 @@ def _stream(stream: StreamSpec) -> str:
         parts.append(f"{stream.num_groups} indices per position ({stream.combinator})")
     if stream.levels:
         parts.append(f"levels {' x '.join(map(str, stream.levels))}")
+    if stream.bits:
+        parts.append(f"{stream.bits} bits")
+    if stream.children:
+        parts.append(f"{stream.children} children a parent")
+    if stream.scales:
+        parts.append(f"scales {' '.join(map(str, stream.scales))}")
     if stream.metric:
         parts.append(stream.metric)
     parts.append(

@@ -187,8 +187,8 @@ def _flat(prefix: str, value: Any) -> dict[str, Any]:
 
 
 def _tell_order(name: str) -> tuple[int, str]:
-    """Construction before weights, because a difference there explains one in the weights."""
-    return (1 if name == "weights_hash" else 0, name)
+    """Classes before their arguments before weights, because a difference in one explains those after it."""
+    return (2 if name == "weights_hash" else 0 if name.endswith(".class") else 1, name)
 
 
 def _short(value: Any) -> str:

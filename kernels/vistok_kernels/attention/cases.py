@@ -6,12 +6,18 @@ from collections.abc import Iterator
 
 from vistok_kernels.case import NUM_LATENTS, Case
 
-_WIDEST = ("values, gain, bias", "entropy", "", "all")
+# of each kernel that with most in its registers
+_WIDEST = ("cosine values", "cosine entropy", "euclid entropies", "euclid")
+_METRICS = {
+    "dot": {"HAS_GAIN": 0, "HAS_BIAS": 0},
+    "euclid": {"HAS_GAIN": 0, "HAS_BIAS": 1},
+    "cosine": {"HAS_GAIN": 1, "HAS_BIAS": 0},
+}
 _SIZES = {"num_latents": "i32", "num_codes": "i32"}
 
 
 def cases(dim: int, codebook_size: int) -> Iterator[Case]:
-    """The variants that IBQ, SoftVQ and the entropies take, and the one with most in registers."""
+    """The variants that values (SoftVQ, IBQ) and entropies take under each metric."""
     from vistok_kernels.attention.kernel import tile
 
     latents, codes = NUM_LATENTS * dim, codebook_size * dim
@@ -40,51 +46,41 @@ def cases(dim: int, codebook_size: int) -> Iterator[Case]:
             variant,
             signature | _SIZES | {step: "i32"},
             {"DIM": dim, **flags, **blocks},
-            {"num_warps": cut.num_warps, "num_stages": cut.num_stages},
+            cut.options(has_limit=True),
             (*scored, "num_latents", "num_codes", step),
             (),
             num_bytes,
             num_products * product,
-            # the widest of each kernel: what fits with everything fits with less
             quick=dim in (8, 256) and variant in _WIDEST,
         )
 
-    plain = {"HAS_GAIN": 0, "HAS_BIAS": 0}
-    full = {"HAS_GAIN": 1, "HAS_BIAS": 1}
     out = {"BLOCK_OUT": tile(dim, "latents").out}
     values = {"HAS_VALUE": 1, "HAS_LOGARITHM": 0, "HAS_COLUMN": 0}
     entropies = {"HAS_VALUE": 0, "HAS_LOGARITHM": 1, "HAS_COLUMN": 1}
-    every = {"HAS_VALUE": 1, "HAS_LOGARITHM": 1, "HAS_COLUMN": 1}
-    small = 4 * (NUM_LATENTS + codebook_size)
-    scores = 4 * (latents + codes) + small
+    scores = 4 * (latents + codes + NUM_LATENTS + codebook_size)
     forward = "highest total indices values"
     above = "logsumexp row value logarithm column gradient"
-    for flags, name in ((plain, "dot"), (full, "gain, bias")):
+    parts = f"{above} gain_gradient bias_gradient"
+    for metric, flags in _METRICS.items():
+        for name, means in (("values", 1), ("logsumexp", 0)):
+            yield case(
+                "attention_kernel", f"{metric} {name}", forward, "codes_per_split",
+                {**flags, "HAS_VALUES": means, **out}, scores + 4 * latents * means, 1 + means,
+            )  # fmt: skip
         yield case(
-            "attention_kernel", f"values, {name}", forward, "codes_per_split",
-            {**flags, "HAS_VALUES": 1, **out}, scores + 4 * latents, 2,
+            "row_means_kernel", f"{metric} entropy", "logsumexp weights means", "codes_per_split",
+            {**flags, "ENTROPY": 1}, scores, 1,
         )  # fmt: skip
         yield case(
-            "queries_backward_kernel", f"values, {name}", above, "codes_per_split",
-            {**flags, **values, **out}, scores + 8 * latents, 3,
-        )  # fmt: skip
-        yield case(
-            "codebook_backward_kernel", f"values, {name}", f"{above} gain_gradient bias_gradient", "rows_per_split",
-            {**flags, **values, "SOFT": 1, **out}, scores + 4 * (latents + codes), 4,
-        )  # fmt: skip
-    yield case(
-        "attention_kernel", "logsumexp", forward, "codes_per_split", {**plain, "HAS_VALUES": 0, **out}, scores, 1
-    )  # fmt: skip
-    yield case(
-        "row_means_kernel", "entropy", "logsumexp weights means", "codes_per_split",
-        {**full, "ENTROPY": 1}, scores, 1,
-    )  # fmt: skip
-    yield case("code_sums_of_probabilities_kernel", "", "logsumexp sums", "rows_per_split", full, scores, 1)
-    yield case(
-        "queries_backward_kernel", "entropies", above, "codes_per_split",
-        {**plain, **entropies, **out}, scores + 4 * latents, 2,
-    )  # fmt: skip
-    yield case(
-        "codebook_backward_kernel", "all", f"{above} gain_gradient bias_gradient", "rows_per_split",
-        {**full, **every, "SOFT": 1, **out}, scores + 4 * (latents + codes), 4,
-    )  # fmt: skip
+            "code_sums_of_probabilities_kernel", metric, "logsumexp sums", "rows_per_split", flags, scores, 1
+        )
+        for name, kind, num_products in (("values", values, 3), ("entropies", entropies, 2)):
+            soft = int(kind is values)
+            yield case(
+                "queries_backward_kernel", f"{metric} {name}", above, "codes_per_split",
+                {**flags, **kind, **out}, scores + 4 * latents * (1 + soft), num_products,
+            )  # fmt: skip
+            yield case(
+                "codebook_backward_kernel", f"{metric} {name}", parts, "rows_per_split",
+                {**flags, **kind, "SOFT": soft, **out}, scores + 4 * (latents * soft + codes), num_products + soft,
+            )  # fmt: skip

@@ -9,7 +9,10 @@ import triton.language as tl
 
 
 class Tile(NamedTuple):
-    """How one program is cut: latents x codes, channels of one step of the scores, channels of the result it owns."""
+    """How one program is cut: latents x codes, channels of one step of the scores, channels of the result it owns.
+
+    ``registers`` is what NVIDIA's assembler may give a thread: left to itself it spills a few to reach a rounder number.
+    """
 
     rows: int
     codes: int
@@ -17,6 +20,12 @@ class Tile(NamedTuple):
     out: int
     num_warps: int
     num_stages: int
+    registers: int
+
+    def options(self, has_limit: bool) -> dict[str, int]:
+        """What a launch takes beside its arguments; AMD's compiler knows no limit of registers."""
+        limit = {"maxnreg": self.registers} if has_limit else {}
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages} | limit
 
 
 def tile(dim: int, owner: str) -> Tile:
@@ -27,8 +36,10 @@ def tile(dim: int, owner: str) -> Tile:
     """
     width = max(16, triton.next_power_of_2(dim))
     if owner == "codes":
-        return Tile(32, 32, 16, min(64, width), 4, 2)
-    return Tile(64, 32, 16, min(64, width), 4 if owner == "latents" and width == 16 else 8, 2)
+        return Tile(32, 32, 16, min(64, width), 4, 2, 248)
+    if owner == "latents" and width == 16:
+        return Tile(64, 32, 16, 16, 4, 2, 248)
+    return Tile(64, 32, 16, min(64, width), 8, 2, 128)
 
 
 @triton.jit

@@ -67,7 +67,7 @@ def _launch(of: Scores, owner: str) -> _Launch:
         ),
         (len(queries), len(codebook)),
         flags,
-        {"num_warps": cut.num_warps, "num_stages": cut.num_stages},
+        cut.options(has_limit=torch.version.hip is None),
         cut,
     )
 

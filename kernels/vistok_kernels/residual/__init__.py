@@ -24,7 +24,7 @@ def residual_codes(latents: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
     gradients to the codebooks; straight-through is the caller's: ``latents + (quantized - latents).detach()``.
 
     On a GPU bad values cannot be raised: a latent with a NaN or Inf gets -1 at every stage, a codebook with one gives
-    -1 to all latents from its stage on, and ``quantized`` is NaN there. One launch for dims up to 256 below float64.
+    -1 to all latents from its stage on, and ``quantized`` is NaN there. One launch below float64.
 
     Source: Lee et al., Autoregressive Image Generation using Residual Quantization (2022), arXiv:2203.01941, section 3.1.
 

@@ -11,18 +11,18 @@ from vistok_kernels.residual import blocked
 from vistok_kernels.vq.kernel import Tile, nearest_code, scan_codes, search_rows, search_tile
 from vistok_kernels.vq.prepared import prepare
 
-WIDEST = 256
+WIDEST = 128
 
 
 def residual_tile(dim: int) -> Tile:
-    """The tile of ``residual_codes``, whose rows stay in registers with all their channels; up to ``WIDEST``."""
+    """The tile of ``residual_codes``, whose rows stay in registers with all their channels: up to ``WIDEST``, else that of a search."""
     if dim <= 16:
         return Tile(64, 64, 16, 4, 2)
     if dim <= 32:
         return Tile(64, 64, 32, 8, 2)
     if dim <= 64:
         return Tile(32, 64, 64, 8, 2)
-    return Tile(16, 32, 128 if dim <= 128 else 256, 8, 1)
+    return Tile(16, 32, 128, 8, 1) if dim <= WIDEST else search_tile(dim)
 
 
 @triton.jit
@@ -95,42 +95,98 @@ def residual_codes_kernel(
     tl.store(quantized + rows[:, None] * DIM + channels[None, :], total, mask=mask)
 
 
+@triton.jit
+def wide_residual_codes_kernel(
+    left,
+    codebooks,
+    codes,
+    half_norms,
+    center,
+    scale,
+    indices,
+    quantized,
+    num_latents,
+    num_codes,
+    num_codebooks,
+    DIM: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_CODES: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+):
+    """As ``residual_codes_kernel``, with what is left of the rows in memory: it starts as the latents and is written to.
+
+    Floor: 4 (2 N D + S K D + S K) + 8 N S bytes, 2 N S K D flops; what is left passes through L2.
+    """
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row_mask = rows < num_latents
+    row_ptrs = left + rows * DIM
+    for stage in range(0, num_codebooks):
+        table = tl.cast(stage, tl.int64) * num_codes
+        _, found = search_rows(
+            row_ptrs,
+            1,
+            center + stage * DIM,
+            scale + stage,
+            row_mask,
+            codes + table * DIM,
+            half_norms + table,
+            0,
+            num_codes,
+            num_codes,
+            DIM,
+            BLOCK_ROWS,
+            BLOCK_CODES,
+            BLOCK_CHANNELS,
+        )
+        tl.store(indices + rows * num_codebooks + stage, found.to(tl.int64), mask=row_mask)
+        named = found >= 0
+        chosen = (table + tl.where(named, found, 0).to(tl.int64)) * DIM
+        # other threads of the program read what is written below, and read before what is overwritten
+        tl.debug_barrier()
+        for channel in range(0, DIM, BLOCK_CHANNELS):
+            channels = channel + tl.arange(0, BLOCK_CHANNELS)
+            mask = row_mask[:, None] & (channels < DIM)[None, :]
+            slots = rows[:, None] * DIM + channels[None, :]
+            code = tl.load(codebooks + chosen[:, None] + channels[None, :], mask=mask, other=0.0)
+            # a bad row stays bad in the stages to come
+            code = tl.where(named[:, None], code, float("nan"))
+            tl.store(left + slots, tl.load(left + slots, mask=mask, other=0.0) - code, mask=mask)
+            tl.store(quantized + slots, tl.load(quantized + slots, mask=mask, other=0.0) + code, mask=mask)
+        tl.debug_barrier()
+
+
 def residual_codes(latents: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
     """Launches all stages at once; see ``vistok_kernels.residual_codes``."""
     num_latents, dim = latents.shape
     num_stages, num_codes, _ = codebooks.shape
-    if dim > WIDEST or torch.float64 in (latents.dtype, codebooks.dtype):
-        # too wide for registers, or differences that float32 would lose: one launch a stage
+    if torch.float64 in (latents.dtype, codebooks.dtype):
+        # differences that float32 would lose: one launch a stage
         return blocked.residual_codes(latents, codebooks, nearest_code)
     indices = torch.empty(num_latents, num_stages, dtype=torch.int64, device=latents.device)
-    quantized = torch.empty(num_latents, dim, device=latents.device)
+    quantized = torch.zeros(num_latents, dim, device=latents.device)
     if num_latents == 0:
         return indices, quantized
     codebooks = codebooks.float().contiguous()
     ready = prepare(codebooks, "euclid")
     tile = residual_tile(dim)
+    table = (codebooks, ready.codes, ready.half_norms, ready.center, ready.scale)
+    counts = (num_latents, num_codes, num_stages)
+    shape = {
+        "DIM": dim,
+        "BLOCK_ROWS": tile.rows,
+        "BLOCK_CODES": tile.codes,
+        "BLOCK_CHANNELS": tile.channels,
+        "num_warps": tile.num_warps,
+        "num_stages": tile.num_stages,
+    }
+    grid = (triton.cdiv(num_latents, tile.rows),)
     with torch.cuda.device_of(latents):
-        residual_codes_kernel[(triton.cdiv(num_latents, tile.rows),)](
-            latents,
-            codebooks,
-            ready.codes,
-            ready.half_norms,
-            ready.center,
-            ready.scale,
-            indices,
-            quantized,
-            num_latents,
-            num_codes,
-            num_stages,
-            latents.stride(0),
-            latents.stride(1),
-            DIM=dim,
-            BLOCK_ROWS=tile.rows,
-            BLOCK_CODES=tile.codes,
-            BLOCK_CHANNELS=tile.channels,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-        )
+        if dim <= WIDEST:
+            strides = (latents.stride(0), latents.stride(1))
+            residual_codes_kernel[grid](latents, *table, indices, quantized, *counts, *strides, **shape)
+        else:
+            left = latents.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            wide_residual_codes_kernel[grid](left, *table, indices, quantized, *counts, **shape)
     return indices, quantized
 
 
