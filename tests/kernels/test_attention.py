@@ -20,7 +20,9 @@ from vistok_kernels.attention import METRICS, _scores, ops, reference
 SHAPES = [(1, 1, 1), (7, 3, 4), (300, 2500, 5), (20, 2049, 18)]
 
 
-def compare(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], inputs: list[Tensor], rtol: float, atol: float) -> None:
+def compare(
+    found: tuple[Tensor, ...], expected: tuple[Tensor, ...], inputs: list[Tensor], rtol: float, atol: float
+) -> None:
     """Values, indices, and gradients of a random weighing of the values."""
     totals = []
     for results in (found, expected):
@@ -40,7 +42,9 @@ def compare(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], inputs: lis
 def test_values_and_gradients_are_those_of_the_dense_reference(
     name: str, shape: tuple[int, int, int], metric: str
 ) -> None:
-    op = {"codebook_attention": codebook_attention, "index_softmax": index_softmax}.get(name, codebook_entropy)
+    op = {"codebook_attention": codebook_attention, "index_softmax": index_softmax}.get(
+        name, codebook_entropy
+    )
     num_latents, num_codes, dim = shape
     latents = torch.randn(num_latents, dim, dtype=torch.float64, requires_grad=True)
     codebook = torch.randn(num_codes, dim, dtype=torch.float64, requires_grad=True)
@@ -65,7 +69,9 @@ def test_ops_and_references_have_the_gradients_that_differences_give(metric: str
     latents = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
     codebook = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
     for attend in (codebook_attention, reference.codebook_attention):
-        assert torch.autograd.gradcheck(lambda z, e, of=attend: of(z, e, 0.9, metric)[:2], (latents, codebook))
+        assert torch.autograd.gradcheck(
+            lambda z, e, of=attend: of(z, e, 0.9, metric)[:2], (latents, codebook)
+        )
     for entropy in (codebook_entropy, reference.codebook_entropy):
         assert torch.autograd.gradcheck(lambda z, e, of=entropy: of(z, e, 0.9, metric), (latents, codebook))
 
@@ -74,7 +80,9 @@ def test_ops_and_references_have_the_gradients_that_differences_give(metric: str
 def test_only_the_gradients_that_are_wanted_are_given(needs: tuple[bool, bool]) -> None:
     tensors = [torch.randn(n, 3, requires_grad=need) for n, need in zip((20, 30), needs, strict=True)]
     sample, batch = codebook_entropy(*tensors, 1.0, "euclid")
-    (index_softmax(*tensors, 1.0)[0].sum() + codebook_attention(*tensors, 1.0)[1].sum() + sample - batch).backward()
+    (
+        index_softmax(*tensors, 1.0)[0].sum() + codebook_attention(*tensors, 1.0)[1].sum() + sample - batch
+    ).backward()
     assert [tensor.grad is not None for tensor in tensors] == list(needs)
 
 
@@ -92,7 +100,9 @@ def test_large_scores_and_far_latents_lose_nothing() -> None:
     torch.testing.assert_close(values, codebook)
     torch.testing.assert_close(logsumexp, torch.zeros(200), rtol=0, atol=1e-2)
     sample, batch = codebook_entropy(codebook, codebook, 100.0, "euclid")
-    torch.testing.assert_close((sample, batch), (torch.tensor(0.0), torch.tensor(math.log(200))), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        (sample, batch), (torch.tensor(0.0), torch.tensor(math.log(200))), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_zero_vectors_have_cosine_0_and_finite_gradients() -> None:
@@ -191,7 +201,10 @@ def test_no_tensor_is_as_large_as_latents_times_codes(metric: str) -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_ops_keep_the_contract_of_custom_ops(metric: str) -> None:
     latents, codebook = torch.randn(6, 3, requires_grad=True), torch.randn(9, 3, requires_grad=True)
-    scores = [part if part is None else part.detach().requires_grad_() for part in _scores(latents, codebook, 0.7, metric)[0]]
+    scores = [
+        part if part is None else part.detach().requires_grad_()
+        for part in _scores(latents, codebook, 0.7, metric)[0]
+    ]
     torch.library.opcheck(ops.attention, (*scores, True))
     torch.library.opcheck(ops.attention, (*scores, False))
     torch.library.opcheck(ops.statistics, tuple(scores))

@@ -13,6 +13,13 @@ from torch import Tensor
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("test_package.py runs this file, with TRITON_INTERPRET=1", allow_module_level=True)
 
+from vistok_kernels.attention import METRICS, _scores
+from vistok_kernels.attention import blocked as attention_blocked
+from vistok_kernels.attention import launch as attention_launch
+from vistok_kernels.attention.blocked import Upstream
+from vistok_kernels.bits import blocked as bits_blocked
+from vistok_kernels.bits import kernel as bits_kernel
+from vistok_kernels.bits import reference as bits_reference
 from vistok_kernels.fsq import kernel as fsq_kernel
 from vistok_kernels.fsq import reference as fsq_reference
 from vistok_kernels.vq import kernel as vq_kernel
@@ -136,3 +143,123 @@ def test_the_gradient_is_the_references(dtype: torch.dtype) -> None:
     torch.testing.assert_close(
         below, exact.grad.to(dtype), rtol=0.02 if dtype == torch.bfloat16 else 1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("num_bits", [1, 18, 62])
+def test_packed_signs_and_their_entropies_are_those_of_pytorch(num_bits: int, dtype: torch.dtype) -> None:
+    latents = torch.randn(num_bits, 90).T.to(dtype)
+    latents[3] = 0
+    entropies, indices = bits_kernel.bit_pack(latents, 0.6, True, True)
+    assert torch.equal(indices, bits_reference.bit_indices(latents))
+    expected = bits_blocked.bit_entropies(latents, 0.6)
+    assert entropies.dtype == expected.dtype
+    torch.testing.assert_close(entropies, expected, rtol=1e-5, atol=1e-6)
+    upstream = torch.randn(90)
+    torch.testing.assert_close(
+        bits_kernel.bit_entropies_backward(upstream, latents, 0.6),
+        bits_blocked.bit_entropies_backward(upstream, latents, 0.6),
+        rtol=0.02 if dtype == torch.bfloat16 else 1e-4,
+        atol=1e-6,
+    )
+
+
+def test_only_what_is_asked_for_of_the_bits_is_computed() -> None:
+    latents = torch.randn(5, 100)
+    entropies, indices = bits_kernel.bit_pack(latents, 1e30, False, True)
+    assert indices.shape == (0,) and entropies.isfinite().all()
+    assert bits_kernel.bit_pack(latents[:, :9], 1.0, True, False)[0].shape == (0,)
+    assert bits_kernel.bit_pack(latents[:0, :9], 1.0, True, True)[1].shape == (0,)
+    assert bits_kernel.bit_entropies_backward(entropies, latents, 1e30).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_bad_latent_has_no_index_and_no_entropy(value: float, dtype: torch.dtype) -> None:
+    latents = torch.ones(5, 3, dtype=dtype)
+    latents[1, 2] = value
+    entropies, indices = bits_kernel.bit_pack(latents, 1.0, True, True)
+    assert indices.tolist() == [7, -1, 7, 7, 7]
+    assert entropies.isnan().nonzero().tolist() == [[1]]
+    assert bits_blocked.mean_probabilities(latents, 1.0, 3).isnan().all()
+
+
+ATTENTION_SHAPES = [(1, 1, 1), (70, 130, 5), (3, 70, 40), (33, 3, 70)]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("shape", ATTENTION_SHAPES, ids=str)
+def test_attention_is_that_of_pytorch(shape: tuple[int, int, int], metric: str) -> None:
+    num_latents, num_codes, dim = shape
+    of, _, _ = _scores(torch.randn(num_latents, dim), torch.randn(num_codes, dim) / 2, 0.8, metric)
+    values, logsumexp, indices = attention_launch.attention(of, True)
+    expected = attention_blocked.attention(of, True)
+    torch.testing.assert_close((values, logsumexp), expected[:2], rtol=1e-4, atol=1e-5)
+    assert torch.equal(indices, expected[2])
+    assert torch.equal(attention_launch.attention(of, False)[1], logsumexp)
+    torch.testing.assert_close(
+        attention_launch.statistics(of, logsumexp),
+        attention_blocked.statistics(of, logsumexp),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    weights = torch.randn(num_codes)
+    torch.testing.assert_close(
+        attention_launch.expectations(of, logsumexp, weights),
+        attention_blocked.expectations(of, logsumexp, weights),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("shape", ATTENTION_SHAPES, ids=str)
+def test_the_gradients_of_attention_are_those_of_pytorch(shape: tuple[int, int, int], metric: str) -> None:
+    num_latents, num_codes, dim = shape
+    of, _, _ = _scores(torch.randn(num_latents, dim), torch.randn(num_codes, dim) / 2, 0.8, metric)
+    logsumexp = attention_blocked.attention(of, False)[1]
+    row, value = torch.randn(num_latents), torch.randn(num_latents, dim)
+    for upstream, for_codebook, soft in (
+        (Upstream(row, value, None, None), True, True),
+        (Upstream(row, value, None, None), True, False),
+        (Upstream(row, None, torch.randn(num_latents), torch.randn(num_codes)), True, False),
+        (Upstream(row, None, None, None), False, False),
+    ):
+        arguments = (of, logsumexp, upstream, for_codebook, soft)
+        torch.testing.assert_close(
+            tuple(attention_launch.backward(*arguments)),
+            tuple(attention_blocked.backward(*arguments)),
+            rtol=1e-4,
+            atol=2e-5,
+        )
+
+
+def test_attention_takes_the_lowest_of_equal_codes_across_splits() -> None:
+    codebook = torch.randn(40, 3).repeat(8, 1)
+    of, _, _ = _scores(torch.randn(5, 3), codebook, 1.0, "dot")
+    assert int(attention_launch.attention(of, False)[2].max()) < 40
+
+
+def test_attention_of_no_latents_is_empty() -> None:
+    of, _, _ = _scores(torch.randn(0, 3), torch.randn(7, 3), 1.0, "euclid")
+    values, logsumexp, indices = attention_launch.attention(of, True)
+    assert values.shape == (0, 3) and logsumexp.shape == indices.shape == (0,)
+    entropies, mean = attention_launch.statistics(of, logsumexp)
+    assert entropies.shape == (0,) and torch.equal(mean, torch.zeros(7))
+    found = attention_launch.backward(of, logsumexp, Upstream(logsumexp, values, None, None), True, True)
+    assert found.codebook.eq(0).all() and found.bias.eq(0).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_attention_marks_a_bad_latent_and_all_of_a_bad_codebook(value: float) -> None:
+    latents, codebook = torch.randn(5, 3), torch.randn(70, 3)
+    expected = attention_launch.attention(_scores(latents, codebook, 1.0, "dot")[0], True)
+    latents[2, 1] = value
+    for found, right in zip(
+        attention_launch.attention(_scores(latents, codebook, 1.0, "dot")[0], True), expected, strict=True
+    ):
+        bad = found[2].isnan().all() if found.is_floating_point() else found[2] == -1
+        assert bad and torch.equal(found[:2], right[:2]) and torch.equal(found[3:], right[3:])
+    codebook[66, 0] = value
+    values, logsumexp, indices = attention_launch.attention(_scores(latents, codebook, 1.0, "dot")[0], True)
+    assert values.isnan().all() and logsumexp.isnan().all() and indices.eq(-1).all()

@@ -249,3 +249,16 @@ def test_an_average_given_by_its_decay_is_the_one_given_by_name(metric):
 
 def test_the_names_of_weights_are_the_ones_that_saved_tokenizers_have():
     assert list(VQ(8, 4).state_dict()) == ["codebook", "age", "num_updates", "prepared"]
+
+
+def test_codes_that_are_called_dead_become_latents_and_others_stay():
+    quantizer = VQ(8, 3, init="uniform", update="ema")
+    before = quantizer.codebook.detach().clone()
+    dead = torch.zeros(1, 8, dtype=torch.bool)
+    dead[0, [2, 5]] = True
+    latent = 10 + torch.rand(2, 6, 3)
+    assert quantizer.revive(dead, latent)
+    changed = (quantizer.codebook != before).any(dim=1)
+    assert changed.nonzero().flatten().tolist() == [2, 5]
+    assert all((latent.reshape(-1, 3) == code).all(dim=1).any() for code in quantizer.codebook[[2, 5]])
+    assert not VQ(8, 3, init="normal", codebook=ProjectedCodebook()).revive(dead, latent)

@@ -198,7 +198,16 @@ class VQ(Quantizer):
         self.num_updates += 1
         if self.revive_after:
             self.age = torch.where(counts > 0, torch.zeros_like(self.age), self.age + 1)
-            self._revive(latents)
+            self._replace(self.age >= self.revive_after, latents)
+
+    @torch.no_grad()
+    def revive(self, dead: Tensor, latent: Tensor) -> bool:
+        """Replaces dead codes (1, K) by random latents (B, ..., D) of all processes; not where codes move only together."""
+        if not self.codes.settable:
+            return False
+        rows = self._scaled(as_latent(latent, self.dim)).reshape(-1, self.dim)
+        self._replace(dead.reshape(-1), rows)
+        return True
 
     @torch.no_grad()
     def loaded(self) -> None:
@@ -286,8 +295,7 @@ class VQ(Quantizer):
         alive = (self.ema_counts > 1e-6).unsqueeze(1)
         self.codebook.copy_(torch.where(alive, self._scaled(means), self.codebook))
 
-    def _revive(self, latents: Tensor) -> None:
-        dead = self.age >= self.revive_after
+    def _replace(self, dead: Tensor, latents: Tensor) -> None:
         num_dead = int(dead.sum())
         if num_dead == 0:
             return
