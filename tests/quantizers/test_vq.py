@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.multiprocessing.spawn import spawn
 
-from vistok.quantizers import VQ, FrozenCodebook, IndexSoftmax, MovingAverage
+from vistok.quantizers import VQ, FrozenCodebook, IndexSoftmax, MovingAverage, ProjectedCodebook
 from vistok.quantizers.kmeans import kmeans
 
 
