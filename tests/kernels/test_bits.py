@@ -1,6 +1,7 @@
 """The bit ops against the dense softmax over all codes, their gradients, and the rules that they promise."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_groups_lie_between_the_exact_and_the_factorised_entropy() -> None:
         *(grouped_entropy(latents, 1.0, g) for g in (6, 3)),
         factorised_entropy(latents, 1.0),
     ]
-    assert all(float(lower) < float(upper) for lower, upper in zip(ordered[:-1], ordered[1:], strict=True))
+    assert all(float(lower) < float(upper) for lower, upper in pairwise(ordered))
     torch.testing.assert_close(grouped_entropy(latents, 1.0, 12), ordered[0])
 
 

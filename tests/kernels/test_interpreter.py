@@ -184,7 +184,7 @@ def test_a_bad_latent_has_no_index_and_no_entropy(value: float, dtype: torch.dty
     assert bits_blocked.mean_probabilities(latents, 1.0, 3).isnan().all()
 
 
-ATTENTION_SHAPES = [(1, 1, 1), (70, 130, 5), (3, 70, 40), (33, 3, 70)]
+ATTENTION_SHAPES = [(70, 70, 5), (3, 37, 70)]
 
 
 @pytest.mark.parametrize("metric", METRICS)

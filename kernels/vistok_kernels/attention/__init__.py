@@ -129,7 +129,8 @@ def _scores(
     # squares of large coordinates lose what tells near codes apart; distances are the same from any origin
     center = codebook.detach().mean(dim=0)
     latents, codebook = latents - center, codebook - center
-    bias = codebook.square().sum(dim=1) * -scale
+    # the norm, whose gradient takes one tensor of the codebook's size where that of the squares takes three
+    bias = torch.linalg.vector_norm(codebook, dim=1).square() * -scale
     return Scores(latents * (2 * scale), codebook, None, bias), center, latents.square().sum(dim=1) * -scale
 
 

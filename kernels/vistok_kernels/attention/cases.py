@@ -32,7 +32,7 @@ def cases(dim: int, codebook_size: int) -> Iterator[Case]:
         num_bytes: int,
         num_products: int,
     ) -> Case:
-        scored = ["queries", "codebook", "gain", "bias"] + pointers.split()
+        scored = ["queries", "codebook", "gain", "bias", *pointers.split()]
         cut = tile(
             dim,
             "codes" if step == "rows_per_split" else "means" if kernel == "row_means_kernel" else "latents",

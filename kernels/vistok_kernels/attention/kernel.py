@@ -142,6 +142,8 @@ def attention_kernel(
             queries, codebook, gain, bias, rows, codes, row_mask, code_mask,
             DIM, HAS_GAIN, HAS_BIAS, BLOCK_ROWS, BLOCK_CODES, BLOCK_CHANNELS,
         )  # fmt: skip
+        # a NaN has no place in a maximum; the products bring it back below
+        scores = tl.where(scores == scores, scores, 0.0)
         highest_here, position = tl.max(scores, axis=1, return_indices=True)
         # strictly better only, so that of equal scores the lowest index stays
         found = tl.where(highest_here > best, start + position, found)

@@ -6,6 +6,7 @@ bits at every run, at the cost of about ``_PROGRAMS`` blocks of memory.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,11 @@ from vistok_kernels.attention.kernel import (
 
 # two for each multiprocessor of the largest chips
 _PROGRAMS = 296
+
+
+def _on_device_of(tensor: Tensor) -> AbstractContextManager[None]:
+    device: AbstractContextManager[None] = torch.cuda.device_of(tensor)  # type: ignore[no-untyped-call]
+    return device
 
 
 def _ceil(length: int, step: int) -> int:
@@ -84,7 +90,7 @@ def attention(of: Scores, with_values: bool) -> tuple[Tensor, Tensor, Tensor]:
     mixed = like.new_empty(num_splits, num_latents if with_values else 0, dim)
     if num_latents == 0:
         return like.new_empty(0, dim), like.new_empty(0), found[0]
-    with torch.cuda.device_of(like):
+    with _on_device_of(like):
         attention_kernel[(num_blocks, num_splits, num_chunks)](
             *run.scores, highest, total, found, mixed, *run.sizes, part,
             **run.flags, HAS_VALUES=with_values, BLOCK_OUT=cut.out, **run.options,
@@ -105,7 +111,7 @@ def statistics(of: Scores, logsumexp: Tensor) -> tuple[Tensor, Tensor]:
     num_blocks = _ceil(num_codes, cut.codes)
     num_splits, part = run.splits(num_blocks, max(num_latents, 1), cut.rows)
     sums = of.queries.new_empty(num_splits, num_codes)
-    with torch.cuda.device_of(of.queries):
+    with _on_device_of(of.queries):
         code_sums_of_probabilities_kernel[(num_blocks, num_splits)](
             *run.scores, logsumexp, sums, *run.sizes, part, **run.flags, **run.options
         )
@@ -124,7 +130,7 @@ def _row_means(of: Scores, logsumexp: Tensor, weights: Tensor | None) -> Tensor:
     num_splits, part = run.splits(num_blocks, num_codes, cut.codes)
     means = logsumexp.new_empty(num_splits, num_latents)
     if num_latents:
-        with torch.cuda.device_of(logsumexp):
+        with _on_device_of(logsumexp):
             row_means_kernel[(num_blocks, num_splits)](
                 *run.scores, logsumexp, logsumexp if weights is None else weights, means, *run.sizes, part,
                 **run.flags, ENTROPY=weights is None, **run.options,
@@ -147,7 +153,7 @@ def backward(of: Scores, logsumexp: Tensor, upstream: Upstream, for_codebook: bo
     num_blocks, num_chunks = _ceil(num_latents, cut.rows), _ceil(dim, cut.out)
     num_splits, part = run.splits(num_blocks * num_chunks, num_codes, cut.codes)
     of_queries = like.new_empty(num_splits, num_latents, dim)
-    with torch.cuda.device_of(like):
+    with _on_device_of(like):
         queries_backward_kernel[(num_blocks, num_splits, num_chunks)](
             *run.scores, logsumexp, *parts, of_queries, *run.sizes, part,
             **run.flags, **flags, BLOCK_OUT=cut.out, **run.options,
@@ -169,7 +175,7 @@ def _codebook_backward(
     of_codes = like.new_empty(num_splits, num_codes, dim)
     of_gain = like.new_empty(num_splits, 0 if of.gain is None else num_codes)
     of_bias = like.new_empty(num_splits, 0 if of.bias is None else num_codes)
-    with torch.cuda.device_of(like):
+    with _on_device_of(like):
         codebook_backward_kernel[(num_blocks, num_splits, num_chunks)](
             *run.scores, logsumexp, *parts, of_codes, of_gain, of_bias, *run.sizes, part,
             **run.flags, **flags, BLOCK_OUT=cut.out, **run.options,

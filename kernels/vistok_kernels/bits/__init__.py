@@ -47,7 +47,8 @@ def bit_indices(latents: Tensor) -> Tensor:
     flat = _flat(latents, 1.0)
     _check_packable(flat.shape[1])
     _, indices = _bit_pack(flat.detach(), 1.0, True, False)
-    return indices.reshape(latents.shape[:-1])
+    packed: Tensor = indices.reshape(latents.shape[:-1])
+    return packed
 
 
 def bits_from_indices(indices: Tensor, num_bits: int) -> Tensor:

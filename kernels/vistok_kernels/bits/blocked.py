@@ -119,8 +119,9 @@ def _to_logits(weights: Tensor, logits: Tensor) -> Tensor:
     places = torch.arange(num_bits - 1, -1, -1, device=weights.device)
     has = (torch.arange(2**num_bits, device=weights.device)[:, None] >> places & 1).to(weights.dtype)
     table = torch.cat((has, 1 - has), dim=1)
-    ones, zeros = (weights @ table).split(num_bits, dim=-1)
-    return ones * torch.sigmoid(-logits) - zeros * torch.sigmoid(logits)
+    ones, zeros = torch.split(weights @ table, num_bits, dim=-1)
+    slope: Tensor = ones * torch.sigmoid(-logits) - zeros * torch.sigmoid(logits)
+    return slope
 
 
 def entropy(distribution: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ def probabilities(latents: Tensor, scale: float) -> Tensor:
 
 def entropy(distribution: Tensor) -> Tensor:
     """Entropy in nats along the last dimension: (..., K) -> (...)."""
-    return torch.special.entr(distribution).sum(dim=-1)
+    total: Tensor = torch.special.entr(distribution).sum(dim=-1)
+    return total
 
 
 def bit_entropy(latents: Tensor, scale: float) -> Tensor:
@@ -64,4 +65,6 @@ def code_entropy(latents: Tensor, scale: float) -> Tensor:
 
 def grouped_entropy(latents: Tensor, scale: float, group_size: int) -> Tensor:
     """Sum over groups of bits of the entropy of the group's mean distribution: (N, d) -> ()."""
-    return torch.stack([code_entropy(group, scale) for group in latents.split(group_size, dim=1)]).sum()
+    return torch.stack(
+        [code_entropy(group, scale) for group in torch.split(latents, group_size, dim=1)]
+    ).sum()
