@@ -37,8 +37,8 @@ def tile(dim: int, owner: str) -> Tile:
     width = max(16, triton.next_power_of_2(dim))
     if owner == "codes":
         return Tile(32, 32, 16, min(64, width), 4, 2, 248)
-    if owner == "latents" and width == 16:
-        return Tile(64, 32, 16, 16, 4, 2, 248)
+    if owner == "latents" and width <= 32:
+        return Tile(64, 32, 16, width, 4, 2, 255)
     return Tile(64, 32, 16, min(64, width), 8, 2, 128)
 
 

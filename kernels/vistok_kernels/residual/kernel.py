@@ -19,7 +19,7 @@ def residual_tile(dim: int) -> Tile:
     if dim <= 16:
         return Tile(64, 64, 16, 4, 2)
     if dim <= 32:
-        return Tile(64, 64, 32, 8, 2)
+        return Tile(32, 64, 32, 4, 2)
     if dim <= 64:
         return Tile(32, 64, 64, 8, 2)
     return Tile(16, 32, 128, 8, 1) if dim <= WIDEST else search_tile(dim)

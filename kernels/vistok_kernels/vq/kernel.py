@@ -29,7 +29,7 @@ def search_tile(dim: int) -> Tile:
     if dim <= 16:
         return Tile(128, 64, 16, 4, 2)
     if dim <= 32:
-        return Tile(128, 64, 32, 8, 2)
+        return Tile(64, 64, 32, 8, 2)
     return Tile(64, 64, 16, 8, 2)
 
 
