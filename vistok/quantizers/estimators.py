@@ -45,7 +45,7 @@ def rotation_trick(latent: Tensor, code: Tensor) -> Tensor:
 
 
 class IndexSoftmax(Recorded):
-    """The nearest code's value with the gradient of the softmax-weighted sum of all codes: every code gets a gradient.
+    """The nearest code's value, with a gradient to every code through its softmax weight and to the chosen one by value.
 
     The weights are the softmax over the codebook of ``scale`` times the score, which is the dot product, the cosine or
     the negated squared distance. Neither pass holds the N x K weights.
