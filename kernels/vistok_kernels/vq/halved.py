@@ -31,7 +31,7 @@ def worth_halving(table: Tensor) -> bool:
         table.device.type == "cpu"
         and table.shape[1] > _FEWEST_CHANNELS
         and _FEWEST_CODES <= len(table) <= _MOST_CODES
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and _multiplies_halves()
     )
 
@@ -42,7 +42,9 @@ def num_rows_of(table: Tensor) -> int:
 
 
 def _multiplies_halves() -> bool:
-    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    asked = (
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
     return any(ask is not None and ask() for ask in asked)
 
 
@@ -72,7 +74,7 @@ class HalvedTable:
 
 
 class HalvedSearch:
-    """The search of one thread, with the memory that it uses over and over: (R, D) -> (R,), or None where it does not pay.
+    """The search of one thread, with the memory that it uses over and over: (R, D) -> (R,).
 
     Args:
         table: Negated codes with their half norms as last channel (K', D + 1), float32; K' a multiple of 64.
@@ -89,6 +91,7 @@ class HalvedSearch:
         self.lowest = self.rounded.new_empty(num_rows, len(table) // _GROUP)
 
     def __call__(self, latents: Tensor) -> Tensor | None:
+        """Indices of at most ``num_rows`` latents; None where so many codes are near that float32 is cheaper."""
         count = len(latents)
         block, rounded = self.block[:count], self.rounded[:count]
         scores, lowest = self.scores[:count], self.lowest[:count]
@@ -124,7 +127,8 @@ class HalvedSearch:
 
 def _lengths(vectors: Tensor) -> Tensor:
     """(R, D) -> (R, 1)."""
-    return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return lengths
 
 
 def _lowest(nearest: Tensor, rows: Tensor, codes: Tensor, scores: Tensor) -> Tensor:
