@@ -98,18 +98,21 @@ class HalvedSearch:
         into(block[:, :-1], latents, self.where)
         rounded[:, :-2] = block[:, :-1]
         torch.mm(rounded, self.halved.codes.T, out=scores)
-        groups = scores.view(count, -1, _GROUP)
-        torch.amin(groups, dim=2, out=lowest)
+        torch.amin(scores.view(count, -1, _GROUP), dim=2, out=lowest)
         limit = self._limit(block[:, :-1], rounded[:, :-2], lowest)
-        rows, found = (lowest <= limit).nonzero(as_tuple=True)
-        if len(rows) > _MOST_GROUPS * count:
+        groups = (lowest <= limit).view(-1).nonzero().squeeze(1)
+        if len(groups) > _MOST_GROUPS * count:
             return None
-        near, place = (groups[rows, found] <= limit[rows]).nonzero(as_tuple=True)
-        rows, codes = rows[near], found[near] * _GROUP + place
+        rows = groups // lowest.shape[1]
+        members = scores.view(-1, _GROUP).index_select(0, groups)
+        near = (members <= limit.index_select(0, rows)).view(-1).nonzero().squeeze(1)
+        # as positions in the block's scores, row by row
+        near = groups.index_select(0, near // _GROUP) * _GROUP + near % _GROUP
+        rows, codes = near // len(self.table), near % len(self.table)
         nearest = codes.new_empty(count).index_copy_(0, rows, codes)
-        contested = (torch.bincount(rows, minlength=count) > 1)[rows]
+        contested = (torch.bincount(rows, minlength=count) > 1).index_select(0, rows)
         rows, codes = rows[contested], codes[contested]
-        exact = (block[rows] * self.table[codes]).sum(dim=1)
+        exact = (block.index_select(0, rows) * self.table.index_select(0, codes)).sum(dim=1)
         return _lowest(nearest, rows, codes, exact)
 
     def _limit(self, latents: Tensor, rounded: Tensor, lowest: Tensor) -> Tensor:
