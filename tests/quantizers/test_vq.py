@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch.multiprocessing.spawn import spawn
 
+from tests.ranks import group
 from vistok.quantizers import VQ, FrozenCodebook, IndexSoftmax, MovingAverage, ProjectedCodebook
 from vistok.quantizers.kmeans import kmeans
 
@@ -151,21 +151,17 @@ def _train(rank: int, world_size: int, folder: str, update: str) -> None:
     # built before the process group exists, as Lightning does
     torch.manual_seed(0)
     quantizer = VQ(24, 3, update=update, revive_after=2, metric="cosine").train()
-    if world_size > 1:
-        store = dist.FileStore(str(Path(folder) / f"store{world_size}{update}"), world_size)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    generator = torch.Generator().manual_seed(1)
-    for step in range(6):
-        batch = torch.randn(8, 5, 3, generator=generator) + torch.tensor([3.0, 0.0, 0.0])
-        share = batch.chunk(world_size)[rank]
-        if step == 0:
-            quantizer.prepare(share)
-        quantizer(share)
-        quantizer.update()
-    if rank == 0:
-        torch.save(quantizer.state_dict(), Path(folder) / f"state{world_size}{update}.pt")
-    if world_size > 1:
-        dist.destroy_process_group()
+    with group(rank, world_size, folder, update):
+        generator = torch.Generator().manual_seed(1)
+        for step in range(6):
+            batch = torch.randn(8, 5, 3, generator=generator) + torch.tensor([3.0, 0.0, 0.0])
+            share = batch.chunk(world_size)[rank]
+            if step == 0:
+                quantizer.prepare(share)
+            quantizer(share)
+            quantizer.update()
+        if rank == 0:
+            torch.save(quantizer.state_dict(), Path(folder) / f"state{world_size}{update}.pt")
 
 
 @pytest.mark.parametrize("update", ["gradient", "ema"])
