@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ def check_finite(tensor: Tensor, name: str, remedy: str) -> None:
     if tensor.numel() == 0:
         return
     lowest, highest = torch.aminmax(tensor.detach())
-    if not bool(torch.isfinite(lowest) & torch.isfinite(highest)):
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise ValueError(f"{name} contain NaN or Inf; {remedy}")
 
 

@@ -52,7 +52,7 @@ def test_only_few_latents_split_the_codebook() -> None:
 def test_a_step_is_the_references(shape: tuple[int, int, int], splits: int, metric: str) -> None:
     num_latents, num_codes, dim = shape
     latents, codebook = torch.randn(dim, num_latents).T, torch.randn(num_codes, 2 * dim)[:, ::2]
-    results = step_kernel.vq_step(latents, codebook, metric, splits)
+    results = step_kernel.vq_step(latents, codebook, metric, splits=splits)
     expected = vq_reference.vq_step(latents, codebook, metric)
     for result, correct in zip(results, expected, strict=True):
         torch.testing.assert_close(result.double(), correct.double(), rtol=1e-5, atol=1e-5)
@@ -62,7 +62,7 @@ def test_a_step_is_the_references(shape: tuple[int, int, int], splits: int, metr
 def test_a_bad_row_of_a_step_shows_in_the_error_and_in_no_sum(splits: int) -> None:
     latents, codebook = torch.randn(10, 4), torch.randn(130, 4)
     latents[3, 1] = float("inf")
-    codes, indices, error, counts, sums = step_kernel.vq_step(latents, codebook, "euclid", splits)
+    codes, indices, error, counts, sums = step_kernel.vq_step(latents, codebook, "euclid", splits=splits)
     assert indices.eq(-1).nonzero().flatten().tolist() == [3]
     assert codes[3].isnan().all() and codes.isnan().sum() == 4
     assert not error.isfinite() and counts.sum() == 9 and sums.isfinite().all()

@@ -82,7 +82,7 @@ def test_bad_values_and_arguments_are_refused() -> None:
 
 def test_the_op_keeps_the_contract_of_custom_ops() -> None:
     latents, codebook = torch.randn(20, 3, requires_grad=True), torch.randn(9, 3, requires_grad=True)
-    torch.library.opcheck(torch.ops.vistok_kernels.vq_step, (latents, codebook, "euclid"))
+    torch.library.opcheck(torch.ops.vistok_kernels.vq_step, (latents, codebook, "euclid", None, True))
 
 
 def test_a_compiled_step_equals_the_eager_one() -> None:

@@ -76,14 +76,16 @@ class Bits(Quantizer):
         """Takes signs. In training mode with an entropy this calls ``global_mean.mean_over_processes``."""
         latent = as_latent(latent, self.dim)
         with torch.autocast(latent.device.type, enabled=False):
-            finite = latent.detach().isfinite().all(dim=-1, keepdim=True)
+            given = latent.detach()
             if self.spherical:
                 latent = F.normalize(latent, dim=-1)
             # a view for the op: one index for each group of channels
             indices = bit_indices(latent.detach().reshape(*latent.shape[:-1], self.num_groups, -1))
-            # where nothing could be raised, no group of a bad latent gets a plausible index
-            indices = without_groups(self, torch.where(finite, indices, -torch.ones_like(indices)))
-            code = torch.where(latent.detach() > 0, self.magnitude, -self.magnitude)
+            if given.device.type != "cpu":
+                # where nothing could be raised, no group of a bad latent gets a plausible index
+                indices = indices.masked_fill(~given.isfinite().all(dim=-1, keepdim=True), -1)
+            indices = without_groups(self, indices)
+            code = (latent.detach() > 0).to(latent.dtype).mul_(2 * self.magnitude).sub_(self.magnitude)
             losses = {"commitment": F.mse_loss(latent, code)}
             if self.entropy != "none" and self.training:
                 flat, scale = latent.reshape(-1, self.dim), self.inverse_temperature * self.magnitude

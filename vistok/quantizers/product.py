@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from vistok.quantizers.base import Quantizer, QuantizerOutput, as_latent, check_indices
 from vistok.quantizers.combining import another, check_discrete, mean_losses, with_groups, without_groups
+from vistok.quantizers.vq import VQ
 from vistok.spec import StreamSpec
+from vistok_kernels import product_codes
 
 
 class Product(Quantizer):
@@ -55,8 +57,13 @@ class Product(Quantizer):
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Quantizes group by group."""
-        pieces = as_latent(latent, self.dim_in).chunk(self.num_parts, dim=-1)
-        outputs = [self._part(number)(piece) for number, piece in enumerate(pieces)]
+        latent = as_latent(latent, self.dim_in)
+        pieces = latent.chunk(self.num_parts, dim=-1)
+        found = self._found(latent)
+        outputs = [
+            self._quantized(number, piece, None if found is None else found[number])
+            for number, piece in enumerate(pieces)
+        ]
         indices = [with_groups(self._part(0), output.indices) for output in outputs]
         return QuantizerOutput(
             torch.cat([output.quantized for output in outputs], dim=-1),
@@ -112,14 +119,29 @@ class Product(Quantizer):
     @classmethod
     def tiny(cls) -> Product:
         """Two groups of the tiny VQ."""
-        from vistok.quantizers.vq import VQ
-
         return cls(VQ.tiny(), 2)
 
     def _part(self, number: int) -> Quantizer:
         part = self.parts[min(number, len(self.parts) - 1)]
         assert isinstance(part, Quantizer)
         return part
+
+    def _found(self, latent: Tensor) -> tuple[Tensor, ...] | None:
+        """The indices of each group (B, ...), where one op can find them all."""
+        parts = [part for part in self.parts if isinstance(part, VQ) and part.searches]
+        if len(parts) < len(self.parts):
+            return None
+        with torch.no_grad(), torch.autocast(latent.device.type, enabled=False):
+            tables = torch.stack([part.table() for part in parts]).expand(self.num_parts, -1, -1)
+            indices = product_codes(latent.reshape(-1, self.dim_in), tables)
+        return indices.reshape(*latent.shape[:-1], -1).unbind(dim=-1)
+
+    def _quantized(self, number: int, piece: Tensor, indices: Tensor | None) -> QuantizerOutput:
+        part = self._part(number)
+        if indices is not None and isinstance(part, VQ):
+            return part.assign(piece, indices)
+        output: QuantizerOutput = part(piece)
+        return output
 
     def _pieces(self, indices: Tensor) -> tuple[Tensor, ...]:
         indices = with_groups(self, indices)

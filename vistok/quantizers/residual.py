@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from vistok.quantizers.base import Quantizer, QuantizerOutput, as_latent, check_indices
 from vistok.quantizers.combining import another, check_discrete, mean_losses, with_groups, without_groups
+from vistok.quantizers.vq import VQ
 from vistok.spec import StreamSpec
+from vistok_kernels import residual_codes
 
 
 class Residual(Quantizer):
@@ -74,10 +76,11 @@ class Residual(Quantizer):
         latent = as_latent(latent, self.dim)
         left, quantized = latent, torch.zeros_like(latent)
         kept = self._kept_stages(latent)
+        found = self._found(latent)
         indices, losses = [], []
         for number in range(self.num_stages):
             scale = self.stage_scale**number
-            output = self._stage(number)(left / scale)
+            output = self._quantized(number, left / scale, None if found is None else found[number])
             value = output.quantized.detach() * scale
             quantized = quantized + (value if kept is None else value * (number < kept))
             # the next stage sees a constant subtracted, so each stage's gradient reaches the latent once, undiminished
@@ -135,14 +138,29 @@ class Residual(Quantizer):
     @classmethod
     def tiny(cls) -> Residual:
         """Two stages of the tiny VQ."""
-        from vistok.quantizers.vq import VQ
-
         return cls(VQ.tiny(), 2)
 
     def _stage(self, number: int) -> Quantizer:
         stage = self.stages[min(number, len(self.stages) - 1)]
         assert isinstance(stage, Quantizer)
         return stage
+
+    def _found(self, latent: Tensor) -> tuple[Tensor, ...] | None:
+        """The indices of each stage (B, ...), where one op can find them all."""
+        stages = [stage for stage in self.stages if isinstance(stage, VQ) and stage.searches]
+        if len(stages) < len(self.stages) or self.stage_scale != 1:
+            return None
+        with torch.no_grad(), torch.autocast(latent.device.type, enabled=False):
+            tables = torch.stack([stage.table() for stage in stages])
+            indices, _ = residual_codes(latent.reshape(-1, self.dim), tables.expand(self.num_stages, -1, -1))
+        return indices.reshape(*latent.shape[:-1], -1).unbind(dim=-1)
+
+    def _quantized(self, number: int, left: Tensor, indices: Tensor | None) -> QuantizerOutput:
+        stage = self._stage(number)
+        if indices is not None and isinstance(stage, VQ):
+            return stage.assign(left, indices)
+        output: QuantizerOutput = stage(left)
+        return output
 
     def _seen(self, latent: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Each stage's number and what it has to quantize; a stage may be changed before the next is asked for."""

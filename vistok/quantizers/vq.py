@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,7 @@ from vistok.quantizers.estimators import IndexSoftmax, rotation_trick, straight_
 from vistok.quantizers.kmeans import kmeans
 from vistok.quantizers.statistics import from_first_process, rows_of_all_processes, sum_over_processes
 from vistok.spec import StreamSpec
-from vistok_kernels import code_sums, nearest_code
+from vistok_kernels import code_sums, vq_step
 
 _ESTIMATORS: dict[object, Callable[[Tensor, Tensor], Tensor]] = {
     "straight_through": straight_through,
@@ -111,7 +112,7 @@ class VQ(Quantizer):
         if self.average is not None:
             self.register_buffer("ema_counts", torch.ones(codebook_size))
             self.register_buffer("ema_sums", self._scaled(self.codebook.detach()).clone())
-        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._pending = _Pending()
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -119,34 +120,40 @@ class VQ(Quantizer):
         names = ("commitment", "codebook") if self._learns_by_gradient else ("commitment",)
         return (*names, "index") if isinstance(self.estimator, IndexSoftmax) else names
 
+    @property
+    def searches(self) -> bool:
+        """Whether its choice is that of ``nearest_code`` under euclid among ``table()``, so that one op may make it for several."""
+        return self.metric == "euclid" and not isinstance(self.estimator, IndexSoftmax)
+
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Finds the nearest codes; in training mode also notes who chose what, for ``update``."""
+        return self.assign(latent)
+
+    def assign(self, latent: Tensor, indices: Tensor | None = None) -> QuantizerOutput:
+        """What ``forward`` gives, with indices that a combinator's search has found already: (B, ..., D), (B, ...)."""
         latent = as_latent(latent, self.dim)
         with torch.autocast(latent.device.type, enabled=False):
             latent = self._scaled(latent)
-            flat = latent.reshape(-1, self.dim)
-            softmax = isinstance(self.estimator, IndexSoftmax)
-            # where a gradient reaches all codes or none the table is made once, else the chosen codes again
-            whole = softmax or self.codes.entangled
-            with torch.set_grad_enabled(torch.is_grad_enabled() and whole):
-                table = self.table()
             if isinstance(self.estimator, IndexSoftmax):
-                quantized, flat_indices = self.estimator(flat, table, self.metric)
-            else:
-                flat_indices = nearest_code(flat, table, self.metric)
-            if self.training and (self.average is not None or self.revive_after):
-                self._note(flat.detach(), flat_indices)
-            indices = flat_indices.reshape(latent.shape[:-1])
-            codes = _look_up(indices, table) if whole else self._looked_up(indices)
-            losses = {"commitment": F.mse_loss(latent, codes.detach())}
+                return self._softmax(latent, self.estimator)
+            # where the codes depend on each other the gradient goes through all, else to the chosen ones alone
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.codes.entangled):
+                table = self.table()
+            codes, flat_indices, error, counts, sums = vq_step(
+                latent.reshape(-1, self.dim),
+                table,
+                "cosine" if self.metric == "cosine" else "euclid",
+                indices=None if indices is None else indices.reshape(-1),
+                statistics=self._notes,
+            )
+            if self._notes:
+                self._note(latent.detach(), counts, sums)
+            indices, codes = flat_indices.reshape(latent.shape[:-1]), codes.reshape(latent.shape)
+            losses = {"commitment": error / latent.numel()}
             if self._learns_by_gradient:
-                losses["codebook"] = F.mse_loss(codes, latent.detach())
-            if softmax:
-                quantized = quantized.reshape(latent.shape)
-                losses["index"] = F.mse_loss(quantized, latent)
-            else:
-                quantized = _ESTIMATORS[self.estimator](latent, codes.detach())
-            return QuantizerOutput(quantized, indices, losses)
+                moved = codes if self.codes.entangled else self._looked_up(indices)
+                losses["codebook"] = F.mse_loss(moved, latent.detach())
+            return QuantizerOutput(_ESTIMATORS[self.estimator](latent, codes.detach()), indices, losses)
 
     def decode(self, indices: Tensor) -> Tensor:
         """Looks the codes up: (B, ...) -> (B, ..., D), of length 1 where the metric is cosine."""
@@ -185,20 +192,17 @@ class VQ(Quantizer):
     @torch.no_grad()
     def update(self) -> None:
         """Moves averaged codes and revives dead ones, from the latents of all processes since the last call."""
-        if not self._pending:
+        if self._pending.counts is None or self._pending.sums is None:
             return
-        latents = torch.cat([latent for latent, _ in self._pending])
-        counts, sums = code_sums(
-            latents, torch.cat([indices for _, indices in self._pending]), self.codebook_size
-        )
-        self._pending = []
+        counts, sums, rows = self._pending.counts, self._pending.sums, self._pending.rows
+        self._pending = _Pending()
         counts = sum_over_processes(counts)
         if self.average is not None:
             self._move_average(self.average.decay, counts, sum_over_processes(sums))
         self.num_updates += 1
         if self.revive_after:
             self.age = torch.where(counts > 0, torch.zeros_like(self.age), self.age + 1)
-            self._replace(self.age >= self.revive_after, latents)
+            self._replace(self.age >= self.revive_after, torch.cat(rows))
 
     @torch.no_grad()
     def revive(self, dead: Tensor, latent: Tensor) -> bool:
@@ -275,14 +279,40 @@ class VQ(Quantizer):
         return table
 
     def _looked_up(self, indices: Tensor) -> Tensor:
+        if indices.device.type != "cpu":
+            # -1 marks a latent that is not finite; the commitment loss is NaN for it
+            indices = indices.clamp(min=0)
         return self._scaled(self.codes.lookup(self.codebook, indices))
 
-    def _note(self, flat: Tensor, indices: Tensor) -> None:
-        if len(self._pending) >= _MOST_PENDING:
+    def _softmax(self, latent: Tensor, estimator: IndexSoftmax) -> QuantizerOutput:
+        flat, table = latent.reshape(-1, self.dim), self.table()
+        values, flat_indices = estimator(flat, table, self.metric)
+        if self._notes:
+            self._note(latent.detach(), *code_sums(flat, flat_indices, self.codebook_size))
+        indices, quantized = flat_indices.reshape(latent.shape[:-1]), values.reshape(latent.shape)
+        codes = _look_up(indices, table)
+        losses = {
+            "commitment": F.mse_loss(latent, codes.detach()),
+            "codebook": F.mse_loss(codes, latent.detach()),
+            "index": F.mse_loss(quantized, latent),
+        }
+        return QuantizerOutput(quantized, indices, losses)
+
+    @property
+    def _notes(self) -> bool:
+        return self.training and (self.average is not None or self.revive_after > 0)
+
+    def _note(self, latent: Tensor, counts: Tensor, sums: Tensor) -> None:
+        pending = self._pending
+        if pending.num_passes >= _MOST_PENDING:
             raise RuntimeError(
                 f"{_MOST_PENDING} training passes without update(): call tokenizer.update() after each optimizer step"
             )
-        self._pending.append((flat, indices))
+        pending.num_passes += 1
+        pending.counts = counts if pending.counts is None else pending.counts + counts
+        pending.sums = sums if pending.sums is None else pending.sums + sums
+        if self.revive_after:
+            pending.rows.append(latent.reshape(-1, self.dim))
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.metric == "cosine" else vectors
@@ -311,6 +341,16 @@ class VQ(Quantizer):
         if self.average is not None:
             self.ema_counts[where] = 1.0
             self.ema_sums[where] = vectors.float()
+
+
+@dataclass
+class _Pending:
+    """What training passes since the last ``update`` gave: counts (K,) and sums (K, D), and the latents where codes are revived."""
+
+    num_passes: int = 0
+    counts: Tensor | None = None
+    sums: Tensor | None = None
+    rows: list[Tensor] = field(default_factory=list)
 
 
 def _average(update: object) -> MovingAverage | None:

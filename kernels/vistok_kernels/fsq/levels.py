@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -57,3 +58,13 @@ def channels(levels: Sequence[int], dtype: torch.dtype, device: torch.device) ->
             for v in ([level // 2 for level in levels], bases)
         ),
     )
+
+
+@lru_cache(maxsize=256)
+def cached_channels(
+    levels: tuple[int, ...], dtype: torch.dtype, device: torch.device, repeats: int
+) -> Channels:
+    """``channels``, each repeated to (R D,) and made once: for the insides of ops, which never see a tracer's tensors."""
+    # what inference mode makes could not take part in training
+    with torch.inference_mode(False):
+        return Channels(*(value.repeat(repeats) for value in channels(levels, dtype, device)))

@@ -44,7 +44,12 @@ def nearest_code(latents: Tensor, codebook: Tensor, metric: str = "euclid") -> T
 
 
 def vq_step(
-    latents: Tensor, codebook: Tensor, metric: str = "euclid"
+    latents: Tensor,
+    codebook: Tensor,
+    metric: str = "euclid",
+    *,
+    indices: Tensor | None = None,
+    statistics: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """All that a training step of vector quantization takes from its latents, in one op.
 
@@ -59,18 +64,25 @@ def vq_step(
         latents: In any floating-point dtype and any strides; half precisions are widened to float32.
         codebook: Likewise.
         metric: ``euclid`` or ``cosine``.
+        indices: Of a search that was made already, such as that of ``residual_codes``: then there is none.
+        statistics: False leaves out counts and sums, which are then empty: (0,) and (0, D).
 
     Shapes:
-        latents (N, D), codebook (K, D) -> codes (N, D) in the codebook's dtype, indices (N,) int64 in [0, K),
+        latents (N, D), codebook (K, D), indices (N,) -> codes (N, D) in the codebook's dtype, indices (N,) int64 in [0, K),
         error (): the sum of squared differences, in float32 or float64; counts (K,) int64 of the latents that chose
         each code and sums (K, D) float32 of them.
 
     Raises:
-        ValueError: as ``nearest_code``.
+        ValueError: as ``nearest_code``; on devices other than GPUs also a given index outside [0, K).
     """
     _check_search(latents, codebook, metric)
-    codes, indices, error, counts, sums = _vq_step(latents, codebook, metric)
-    return codes, indices, error, counts, sums
+    if indices is not None and indices.shape != latents.shape[:1]:
+        raise ValueError(
+            f"indices have shape {tuple(indices.shape)}, they must be ({len(latents)},): one for each latent"
+        )
+    codes, found, error, counts, sums = _vq_step(latents, codebook, metric, indices, statistics)
+    # an op returns no input of its own
+    return codes, found if indices is None else indices, error, counts, sums
 
 
 def code_sums(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
@@ -124,13 +136,7 @@ def _(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
 
 
 def _sum_blocked(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
-    if indices.numel():
-        lowest, highest = torch.aminmax(indices)
-        if int(lowest) < 0 or int(highest) >= codebook_size:
-            raise ValueError(
-                f"indices lie in [{int(lowest)}, {int(highest)}], they must lie in [0, {codebook_size}); "
-                "pass the codebook_size that they were made with"
-            )
+    _check_indices(indices, codebook_size)
     return blocked.code_sums(latents, indices, codebook_size)
 
 
@@ -152,37 +158,54 @@ def _(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Tensor, Ten
     return counts, latents.new_empty(codebook_size, latents.shape[1], dtype=torch.float32)
 
 
+_Step = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
 def _step_blocked(
-    latents: Tensor, codebook: Tensor, metric: str
+    latents: Tensor, codebook: Tensor, metric: str, indices: Tensor | None, statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     _check_values(latents, codebook)
+    if indices is not None:
+        _check_indices(indices, len(codebook))
     with torch.autocast(latents.device.type, enabled=False):
-        return blocked.vq_step(latents, codebook, metric)
+        found = blocked.nearest_code(latents, codebook, metric) if indices is None else indices
+        return _returned(blocked.follow(latents, codebook, found, blocked.code_sums if statistics else None), indices)
+
+
+def _returned(results: _Step, indices: Tensor | None) -> _Step:
+    """The results of a step without the indices that were given: an op may not return an input."""
+    codes, found, *others = results
+    return codes, found if indices is None else indices.new_empty(0), others[0], others[1], others[2]
 
 
 _vq_step = torch.library.custom_op("vistok_kernels::vq_step", _step_blocked, mutates_args=())
 
 
 @_vq_step.register_kernel("cuda")
-def _(latents: Tensor, codebook: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(
+    latents: Tensor, codebook: Tensor, metric: str, indices: Tensor | None, statistics: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     if find_spec("triton") is None:
-        return _step_blocked(latents, codebook, metric)
+        return _step_blocked(latents, codebook, metric, indices, statistics)
     from vistok_kernels.vq import kernel, step_kernel
 
     if torch.float64 in (latents.dtype, codebook.dtype):
         # the kernel's differences are float32
-        return blocked.follow(
-            latents, codebook, kernel.nearest_code(latents, codebook, metric), kernel.code_sums
-        )
-    return step_kernel.vq_step(latents, codebook, metric)
+        found = kernel.nearest_code(latents, codebook, metric) if indices is None else indices
+        results = blocked.follow(latents, codebook, found, kernel.code_sums if statistics else None)
+    else:
+        results = step_kernel.vq_step(latents, codebook, metric, indices, statistics)
+    return _returned(results, indices)
 
 
 @_vq_step.register_fake
-def _(latents: Tensor, codebook: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (num_latents, dim), num_codes = latents.shape, codebook.shape[0]
+def _(
+    latents: Tensor, codebook: Tensor, metric: str, indices: Tensor | None, statistics: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (num_latents, dim), num_codes = latents.shape, codebook.shape[0] if statistics else 0
     return (
         codebook.new_empty(num_latents, dim),
-        latents.new_empty(num_latents, dtype=torch.int64),
+        latents.new_empty(num_latents, dtype=torch.int64) if indices is None else indices.new_empty(0),
         latents.new_empty((), dtype=torch.promote_types(computing_dtype(latents), codebook.dtype)),
         latents.new_empty(num_codes, dtype=torch.int64),
         latents.new_empty(num_codes, dim, dtype=torch.float32),
@@ -203,25 +226,27 @@ def gather_backward(gradient: Tensor, indices: Tensor, codebook_size: int) -> Te
     return sums
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: tuple[Tensor, ...]) -> None:
-    latents, codebook, _ = inputs
-    codes, indices, _, counts, sums = output
-    ctx.save_for_backward(latents, codes, indices)
+def _keep(
+    ctx: Any, inputs: tuple[Tensor, Tensor, str, Tensor | None, bool], output: tuple[Tensor, ...]
+) -> None:
+    latents, codebook, _, given, _ = inputs
+    codes, found, _, counts, sums = output
+    ctx.save_for_backward(latents, codes, found if given is None else given)
     ctx.num_codes, ctx.codebook_dtype = codebook.shape[0], codebook.dtype
-    ctx.mark_non_differentiable(indices, counts, sums)
+    ctx.mark_non_differentiable(found, counts, sums)
     ctx.set_materialize_grads(False)
 
 
 def _backward(
     ctx: Any, of_codes: Tensor | None, _: Any, of_error: Tensor | None, *others: Any
-) -> tuple[Tensor | None, Tensor | None, None]:
+) -> tuple[Tensor | None, Tensor | None, None, None, None]:
     latents, codes, indices = ctx.saved_tensors
     to_latents = to_codebook = None
     if of_error is not None and ctx.needs_input_grad[0]:
         to_latents = (2 * of_error * (latents.to(of_error.dtype) - codes)).to(latents.dtype)
     if of_codes is not None and ctx.needs_input_grad[1]:
         to_codebook = gather_backward(of_codes, indices, ctx.num_codes).to(ctx.codebook_dtype)
-    return to_latents, to_codebook, None
+    return to_latents, to_codebook, None, None, None
 
 
 _vq_step.register_autograd(_backward, setup_context=_keep)
@@ -242,6 +267,16 @@ def _check_search(latents: Tensor, codebook: Tensor, metric: str) -> None:
             f"the codebook has shape {tuple(codebook.shape)}, it needs at least one code and one channel"
         )
     check_one_device(latents, "latents", codebook, "the codebook")
+
+
+def _check_indices(indices: Tensor, codebook_size: int) -> None:
+    if indices.numel():
+        lowest, highest = torch.aminmax(indices)
+        if int(lowest) < 0 or int(highest) >= codebook_size:
+            raise ValueError(
+                f"indices lie in [{int(lowest)}, {int(highest)}], they must lie in [0, {codebook_size}); "
+                "pass the codebook_size that they were made with"
+            )
 
 
 def _check_values(latents: Tensor, codebook: Tensor) -> None:

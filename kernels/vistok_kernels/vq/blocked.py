@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from vistok_kernels.checks import computing_dtype
 from vistok_kernels.threads import run_in_threads
-from vistok_kernels.vq.prepared import FARTHEST, Frame, frame, half_norms, place
+from vistok_kernels.vq.halved import HalvedSearch, HalvedTable, num_rows_of, worth_halving
+from vistok_kernels.vq.prepared import Frame, frame, half_norms, into, place
 
 # A tile of scores is 1 MB, which stays in L2 between the product that writes it and the minimum that reads it.
 _SCORES = 2**18
@@ -19,12 +20,15 @@ _CODES = 1024
 _GROUP = 64
 # Below this many scores a search takes about a millisecond, and starting threads would be a good part of it.
 _WORTH_THREADS = 2**22
+# Fewer latents than this do not repay rounding the codebook.
+_WORTH_HALVING = 256
 
 
 def nearest_code(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
     """Scores tiles of latents x codes with one matrix product each and keeps the lowest score of every group of codes.
 
-    The position is then sought in the best group alone: a minimum is vectorised, one with its position is not.
+    The position is then sought in the best group alone: a minimum is vectorised, one with its position is not. Where
+    the processor multiplies bfloat16 and the product is the cost, see ``halved``.
 
     Floor: 4 D (N + K) + 8 N bytes, 2 N K (D + 1) flops. The half norm of a code rides along as the last channel,
     which costs a row of the product instead of a pass over the scores.
@@ -43,7 +47,9 @@ def _search_blocks(table: Tensor, where: Frame, latents: Tensor) -> Tensor:
     num_threads = torch.get_num_threads() if latents.device.type == "cpu" else 1
     if len(latents) * len(table) < _WORTH_THREADS:
         num_threads = 1
-    num_rows = min(_SCORES // min(len(table), _CODES), max(1, -(-len(latents) // num_threads)))
+    halved = HalvedTable(table) if len(latents) >= _WORTH_HALVING and worth_halving(table) else None
+    most = _SCORES // min(len(table), _CODES) if halved is None else num_rows_of(table)
+    num_rows = min(most, max(1, -(-len(latents) // num_threads)))
     starts = range(0, len(latents), num_rows)
     found: dict[int, Tensor] = {}
     # a shared iterator: whichever thread is free takes the next block
@@ -51,8 +57,14 @@ def _search_blocks(table: Tensor, where: Frame, latents: Tensor) -> Tensor:
 
     def work() -> None:
         search = _Search(table, where, num_rows)
+        quick = None if halved is None else HalvedSearch(table, halved, where, num_rows)
         for start in blocks:
-            found[start] = search(latents[start : start + num_rows])
+            rows = latents[start : start + num_rows]
+            indices = None if quick is None else quick(rows)
+            if indices is None:
+                # codes too near each other for bfloat16 will be so in the next block, too
+                quick, indices = None, search(rows)
+            found[start] = indices
 
     run_in_threads(work, num_threads)
     empty = torch.empty(0, dtype=torch.int64, device=latents.device)
@@ -87,8 +99,7 @@ class _Search:
     def __call__(self, latents: Tensor) -> Tensor:
         count = len(latents)
         block, tile, lowest = self.block[:count], self.tile[:count], self.lowest[:count]
-        moved = (latents.to(computing_dtype(latents)) - self.where.center) * self.where.scale
-        block[:, :-1] = moved.clamp_(-FARTHEST, FARTHEST)
+        into(block[:, :-1], latents, self.where)
         groups = tile.view(count, -1, _GROUP)
         for start in range(0, len(self.table), self.width):
             torch.mm(block, self.table[start : start + self.width].T, out=tile)
@@ -113,24 +124,21 @@ def code_sums(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Ten
     return torch.bincount(indices, minlength=codebook_size), sums
 
 
-def vq_step(latents: Tensor, codebook: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The search, and what follows from it in O((N + K) D).
-
-    Floor: that of ``nearest_code``, and 4 D (N + 2 K) + 8 K bytes written.
-    """
-    return follow(latents, codebook, nearest_code(latents, codebook, metric), code_sums)
-
-
 def follow(
     latents: Tensor,
     codebook: Tensor,
     indices: Tensor,
-    add_up: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
+    add_up: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The results of a step whose indices are known, with ``code_sums`` as ``add_up`` does it; NaN codes for -1."""
+    """The results of a step whose indices are known, with ``code_sums`` as ``add_up`` does it; NaN codes for -1.
+
+    Floor: 4 D (3 N + K) bytes, and those of ``code_sums``.
+    """
     codes = F.embedding(indices.clamp(min=0), codebook)
     if indices.device.type == "cuda":
         codes = torch.where(indices.unsqueeze(1) >= 0, codes, torch.nan)
     dtype = torch.promote_types(computing_dtype(latents), codebook.dtype)
     error = (latents.to(dtype) - codes).square().sum()
+    if add_up is None:
+        return codes, indices, error, indices.new_empty(0), latents.new_empty(0, latents.shape[1]).float()
     return codes, indices, error, *add_up(latents, indices, len(codebook))

@@ -67,6 +67,12 @@ def place(codes: Tensor, where: Frame) -> Tensor:
     return ((codes - where.center.unsqueeze(-2)) * where.scale[..., None, None]).float()
 
 
+def into(block: Tensor, latents: Tensor, where: Frame) -> None:
+    """Writes latents (R, D) into ``block`` (R, D) float32, moved into the frame; for codebooks without further dimensions."""
+    moved = latents.to(computing_dtype(latents)) - where.center
+    block.copy_(moved.mul_(where.scale).clamp_(-FARTHEST, FARTHEST))
+
+
 def half_norms(placed: Tensor, where: Frame) -> Tensor:
     """Half the squared length of each placed code (..., K); 0 under ``cosine``, where all have the same."""
     if where.length is not None:

@@ -154,12 +154,17 @@ def gather_step_kernel(
 
 
 def vq_step(
-    latents: Tensor, codebook: Tensor, metric: str, splits: int | None = None
+    latents: Tensor,
+    codebook: Tensor,
+    metric: str,
+    given: Tensor | None = None,
+    statistics: bool = True,
+    splits: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Launches the pass, then the sums in the order of the codes; see ``vistok_kernels.vq_step``.
 
     The sums read the latents a second time, code by code: adding them up in the first pass would take atomics, whose
-    order, and with it the last bits, changes from run to run. ``splits`` is for tests.
+    order, and with it the last bits, changes from run to run. ``given`` are indices known already; ``splits`` is for tests.
     """
     num_latents, dim = latents.shape
     num_codes = codebook.shape[0]
@@ -168,13 +173,13 @@ def vq_step(
     num_blocks = triton.cdiv(num_latents, tile.rows)
     chosen = torch.empty(num_latents, dim, dtype=codebook.dtype, device=latents.device)
     errors = torch.empty(num_blocks, device=latents.device)
-    indices = torch.empty(num_latents, dtype=torch.int64, device=latents.device)
-    if splits > 1:
+    indices = torch.empty(num_latents, dtype=torch.int64, device=latents.device) if given is None else given
+    if given is None and splits > 1:
         indices = nearest_code(latents, codebook, metric, splits)
     strides = (latents.stride(0), latents.stride(1), codebook.stride(0), codebook.stride(1))
     if num_latents == 0:
         pass
-    elif splits > 1:
+    elif given is not None or splits > 1:
         with torch.cuda.device_of(latents):
             gather_step_kernel[(num_blocks,)](
                 latents,
@@ -214,4 +219,6 @@ def vq_step(
                 num_stages=tile.num_stages,
             )
     error = errors.double().sum().float()
+    if not statistics:
+        return chosen, indices, error, indices.new_empty(0), errors.new_empty(0, dim)
     return chosen, indices, error, *code_sums(latents, indices, num_codes)
