@@ -265,9 +265,12 @@ def _backward(
     found = _backward_op(
         of_quantized, of_commitment, of_codebook, *ctx.saved_tensors, ctx.assigned, ctx.grids
     )
-    latents = ctx.saved_tensors[0]
-    to_latents = found[0].to(latents.dtype) if ctx.needs_input_grad[0] else None
-    wanted = zip(found[1:], ctx.needs_input_grad[1:4], strict=True)
+    to_latents: Tensor | None = None
+    if of_commitment is not None and ctx.needs_input_grad[0]:
+        to_latents = found[0].to(ctx.saved_tensors[0].dtype)
+    reached = of_quantized is not None or of_codebook is not None
+    learned = found[1:] if reached else (None,) * 3
+    wanted = zip(learned, ctx.needs_input_grad[1:4], strict=True)
     return to_latents, *(part if needed else None for part, needed in wanted), None, None, None
 
 

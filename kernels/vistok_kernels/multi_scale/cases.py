@@ -31,7 +31,7 @@ def cases(dim: int, codebook_size: int) -> Iterator[Case]:
         yield Case(
             _MODULE, "multi_scale_codes_kernel", dim, "smoothed" if smoothed else "",
             tensors | counts | strides,
-            {"DIM": dim, "SMOOTHED": smoothed, "BLOCK_ROWS": tile.rows, "BLOCK_CODES": tile.codes,
+            {"DIM": dim, "WIDTH": -(-dim // tile.channels) * tile.channels, "SMOOTHED": smoothed, "BLOCK_ROWS": tile.rows, "BLOCK_CODES": tile.codes,
              "BLOCK_CHANNELS": tile.channels, "BLOCK_INNER": INNER},
             {"num_warps": tile.num_warps, "num_stages": tile.num_stages},
             (*tensors, "num_codes"), ("stride_channel",),

@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional as F
 
 from vistok_kernels.multi_scale import blocked
 from vistok_kernels.multi_scale.blocked import Convolutions, Five
@@ -84,6 +85,7 @@ def multi_scale_codes_kernel(
     stride_column,
     stride_channel,
     DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
     SMOOTHED: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CODES: tl.constexpr,
@@ -93,7 +95,7 @@ def multi_scale_codes_kernel(
     """A program takes an image through all scales; its sum, what it searched and its grown codes pass through L2.
 
     Threads of a program read what others wrote, hence a barrier between the phases of a scale: shrink and search, grow,
-    smooth and add. ``quantized`` must start at 0. A NaN spreads over the image with the first product of shrinking.
+    smooth and add. ``quantized`` must start at 0; rows of ``grown`` are WIDTH long, whole blocks of channels. A NaN spreads over the image with the first product of shrinking.
 
     Floor: 4 D (2 B P + B N + K) + 8 B N bytes, P = h w, each input once from memory; 2 B N K D flops of the search, 18
     B S P D^2 of the convolutions. Shrinking and growing as dense products take 4 B N P D more, for VAR's 256 cells and
@@ -104,7 +106,7 @@ def multi_scale_codes_kernel(
     latents += image * stride_image
     indices += image * num_tokens
     compared += image * num_tokens * DIM
-    grown += image * num_cells * DIM
+    grown += image * num_cells * WIDTH
     quantized += image * num_cells * DIM
     block = tl.arange(0, BLOCK_ROWS)
     inner = tl.arange(0, BLOCK_INNER)
@@ -115,6 +117,8 @@ def multi_scale_codes_kernel(
         scale_width = tl.load(entry + 1)
         first = tl.load(entry + 2)
         num_positions = scale_height * scale_width
+        by_rows = tl.load(entry + 4)
+        by_columns = tl.load(entry + 5)
         for start in range(0, num_positions, BLOCK_ROWS):
             positions = start + block
             row_mask = positions < num_positions
@@ -127,8 +131,8 @@ def multi_scale_codes_kernel(
                     inside = cells < num_cells
                     share = _shares(
                         table,
-                        tl.load(entry + 4),
-                        tl.load(entry + 5),
+                        by_rows,
+                        by_columns,
                         positions // scale_width,
                         positions % scale_width,
                         cells // width,
@@ -167,6 +171,8 @@ def multi_scale_codes_kernel(
             )
             tl.store(indices + first + positions, found.to(tl.int64), mask=row_mask)
         tl.debug_barrier()
+        by_rows = tl.load(entry + 6)
+        by_columns = tl.load(entry + 7)
         error = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
         for start in range(0, num_cells, BLOCK_ROWS):
             cells = start + block
@@ -181,8 +187,8 @@ def multi_scale_codes_kernel(
                     inside = positions < num_positions
                     share = _shares(
                         table,
-                        tl.load(entry + 6),
-                        tl.load(entry + 7),
+                        by_rows,
+                        by_columns,
                         cells // width,
                         cells % width,
                         positions // scale_width,
@@ -199,7 +205,7 @@ def multi_scale_codes_kernel(
                 slots = cells[:, None] * DIM + channels[None, :]
                 mask = row_mask[:, None] & present[None, :]
                 if SMOOTHED:
-                    tl.store(grown + slots, step, mask=mask)
+                    tl.store(grown + cells[:, None] * WIDTH + channels[None, :], step, mask=row_mask[:, None])
                 else:
                     latent_ptrs = latents + at[:, None] + channels[None, :] * stride_channel
                     left = _add(step, quantized + slots, latent_ptrs, mask)
@@ -214,27 +220,20 @@ def multi_scale_codes_kernel(
                 for channel in range(0, DIM, BLOCK_CHANNELS):
                     channels = channel + some_channels
                     present = channels < DIM
-                    shift = tl.load(bias + convolution * DIM + channels, mask=present, other=0.0)
+                    shift = tl.load(bias + convolution * WIDTH + channels)
                     step = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32) + shift[None, :]
                     for tap in tl.range(0, 9, num_stages=1):
                         row = cells // width + (tap // 3 - 1)
                         column = cells % width + (tap % 3 - 1)
                         near = row_mask & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-                        neighbours = (row * width + column)[:, None] * DIM
-                        kernel = weight + (convolution * 9 + tap) * DIM * DIM
-                        for source in tl.range(0, DIM, BLOCK_CHANNELS, num_stages=1):
+                        neighbours = (row * width + column)[:, None] * WIDTH
+                        kernel = weight + (convolution * 9 + tap) * WIDTH * WIDTH
+                        for source in tl.range(0, WIDTH, BLOCK_CHANNELS, num_stages=1):
                             sources = source + some_channels
-                            known = sources < DIM
                             values = tl.load(
-                                grown + neighbours + sources[None, :],
-                                mask=near[:, None] & known[None, :],
-                                other=0.0,
+                                grown + neighbours + sources[None, :], mask=near[:, None], other=0.0
                             )
-                            taps = tl.load(
-                                kernel + sources[:, None] * DIM + channels[None, :],
-                                mask=known[:, None] & present[None, :],
-                                other=0.0,
-                            )
+                            taps = tl.load(kernel + sources[:, None] * WIDTH + channels[None, :])
                             step = tl.dot(values, taps, step, input_precision="ieee")
                     slots = cells[:, None] * DIM + channels[None, :]
                     mask = row_mask[:, None] & present[None, :]
@@ -271,6 +270,12 @@ def _scales(
         return torch.cat(pieces).to(device), torch.tensor(plan, dtype=torch.int32, device=device)
 
 
+def _taps(convolutions: Convolutions, more: int) -> tuple[Tensor, Tensor]:
+    """Weights tap by tap from input to output channels (C, 9, D', D') and biases (C, D'), with ``more`` channels of zeros."""
+    taps = convolutions.weight.flatten(3).movedim(3, 1).mT
+    return F.pad(taps, (0, more, 0, more)).contiguous(), F.pad(convolutions.bias, (0, more)).contiguous()
+
+
 def multi_scale_codes(
     latents: Tensor,
     codebook: Tensor,
@@ -294,9 +299,13 @@ def multi_scale_codes(
     compared = torch.empty(batch, num_tokens, dim, device=latents.device)
     quantized = torch.zeros(batch, height, width, dim, device=latents.device)
     errors = torch.empty(batch, len(grids), device=latents.device)
-    smoothed = len(convolutions.weight) > 0
-    grown = torch.empty_like(quantized) if smoothed else quantized
     tile = multi_scale_tile(dim)
+    padded = triton.cdiv(dim, tile.channels) * tile.channels
+    smoothed = len(convolutions.weight) > 0
+    weight, bias, grown = codebook, codebook, quantized
+    if smoothed:
+        weight, bias = _taps(convolutions, padded - dim)
+        grown = torch.empty(batch, num_cells, padded, device=latents.device)
     with torch.cuda.device_of(latents):
         multi_scale_codes_kernel[(batch,)](
             latents,
@@ -305,9 +314,8 @@ def multi_scale_codes(
             ready.half_norms,
             ready.center,
             ready.scale,
-            # from every input channel to every output channel, tap by tap
-            convolutions.weight.movedim((3, 4), (1, 2)).mT.contiguous() if smoothed else codebook,
-            convolutions.bias.contiguous(),
+            weight,
+            bias,
             table,
             plan,
             indices,
@@ -322,6 +330,7 @@ def multi_scale_codes(
             len(grids),
             *latents.stride(),
             DIM=dim,
+            WIDTH=padded,
             SMOOTHED=smoothed,
             BLOCK_ROWS=tile.rows,
             BLOCK_CODES=tile.codes,

@@ -169,7 +169,9 @@ def _step_blocked(
         _check_indices(indices, len(codebook))
     with torch.autocast(latents.device.type, enabled=False):
         found = blocked.nearest_code(latents, codebook, metric) if indices is None else indices
-        return _returned(blocked.follow(latents, codebook, found, blocked.code_sums if statistics else None), indices)
+        return _returned(
+            blocked.follow(latents, codebook, found, blocked.code_sums if statistics else None), indices
+        )
 
 
 def _returned(results: _Step, indices: Tensor | None) -> _Step:

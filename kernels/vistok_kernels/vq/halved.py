@@ -42,7 +42,9 @@ def num_rows_of(table: Tensor) -> int:
 
 
 def _multiplies_halves() -> bool:
-    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    asked = (
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
     return any(ask is not None and ask() for ask in asked)
 
 
