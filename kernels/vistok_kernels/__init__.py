@@ -26,6 +26,7 @@ from vistok_kernels.bits import (
     pack_bits,
 )
 from vistok_kernels.fsq import fsq, fsq_decode
+from vistok_kernels.multi_scale import multi_scale_codes
 from vistok_kernels.residual import product_codes, residual_codes
 from vistok_kernels.vq import code_sums, nearest_code, vq_step
 
@@ -45,6 +46,7 @@ __all__ = [
     "fsq_decode",
     "grouped_entropy",
     "index_softmax",
+    "multi_scale_codes",
     "nearest_code",
     "pack_bits",
     "product_codes",

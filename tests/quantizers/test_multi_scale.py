@@ -1,8 +1,10 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from vistok.quantizers import BSQ, FSQ, VQ, Gaussian, MultiScale, Product
+from vistok.quantizers import BSQ, FSQ, VQ, Gaussian, MultiScale, Product, ProjectedCodebook
 from vistok.quantizers.schedule import ScaleSchedule
 
 
@@ -63,6 +65,39 @@ def test_the_encoder_gets_its_gradient_once_and_codes_and_convolutions_theirs():
     output.losses["codebook"].backward()
     assert latent.grad is None
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in quantizer.parameters())
+
+
+@pytest.mark.parametrize("num_convolutions", [0, 1, 4])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"metric": "cosine", "estimator": "rotation_trick"},
+        {"update": "ema", "revive_after": 1},
+        {"update": "ema", "metric": "cosine"},
+        {"codebook": ProjectedCodebook(), "init": "normal"},
+    ],
+    ids=str,
+)
+def test_one_op_gives_what_the_loop_over_scales_gives(options, num_convolutions, monkeypatch):
+    torch.manual_seed(0)
+    quantizer = MultiScale(VQ(32, 4, **options), (1, 2, 3, 6), num_convolutions=num_convolutions)
+    quantizer.prepare(latents(side=6))
+    other, outcomes = copy.deepcopy(quantizer), []
+    for module in (quantizer, other):
+        latent = latents(side=6, width=9).requires_grad_()
+        module.train()
+        for _ in range(2):
+            output = module(latent)
+            (sum(output.losses.values()) + output.quantized.square().mean()).backward()
+        noted = module.stage._pending
+        module.update()
+        gradients = [latent.grad, *(p.grad for p in module.parameters() if p.requires_grad)]
+        moved = [] if noted.counts is None else [noted.counts, noted.sums, module.stage.age]
+        outcomes.append([output.indices, output.quantized, *output.losses.values(), *gradients, *moved])
+        monkeypatch.setattr(MultiScale, "_searching_stage", lambda self: None)
+    for found, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_finer_scales_come_closer():

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from vistok.quantizers.base import Quantizer, QuantizerOutput, as_latent, check_indices
 from vistok.quantizers.combining import check_discrete, mean_losses, with_groups, without_groups
-from vistok.quantizers.estimators import straight_through
+from vistok.quantizers.estimators import IndexSoftmax, straight_through
 from vistok.quantizers.schedule import Grid, ScaleSchedule
+from vistok.quantizers.vq import VQ
 from vistok.spec import StreamSpec
+from vistok_kernels import multi_scale_codes
 
 _BY_SUM = ("commitment", "codebook")
 
@@ -79,6 +81,9 @@ class MultiScale(Quantizer):
         latent = self._checked(latent)
         grids = self.schedule(_grid_of(latent))
         with torch.autocast(latent.device.type, enabled=False):
+            stage = self._searching_stage()
+            if stage is not None:
+                return self._at_once(stage, latent, grids)
             total = torch.zeros_like(latent)
             indices, stage_losses, distances = [], [], []
             for number in range(len(grids)):
@@ -175,13 +180,44 @@ class MultiScale(Quantizer):
     @classmethod
     def tiny(cls) -> MultiScale:
         """The tiny VQ on scales 1, 2 and 4."""
-        from vistok.quantizers.vq import VQ
-
         return cls(VQ.tiny(), (1, 2, 4))
 
     @property
     def _learns(self) -> bool:
         return "codebook" in self.stage.loss_names or len(self.convolutions) > 0
+
+    def _searching_stage(self) -> VQ | None:
+        """The stage, where one op can take it through all scales: what it chooses is its nearest code."""
+        stage = self.stage
+        softmax = isinstance(stage, VQ) and isinstance(stage.estimator, IndexSoftmax)
+        return stage if isinstance(stage, VQ) and not softmax else None
+
+    def _at_once(self, stage: VQ, latent: Tensor, grids: Sequence[Grid]) -> QuantizerOutput:
+        """What the loop over scales gives, from one op."""
+        parameters = [self._convolution(number) for number in range(len(self.convolutions))]
+        indices, quantized, compared, commitment, codebook_errors = multi_scale_codes(
+            latent,
+            # scaled by the op itself
+            stage.codes.table(stage.codebook),
+            grids,
+            torch.stack([weight for weight, _ in parameters]) if parameters else None,
+            torch.stack([bias for _, bias in parameters]) if parameters else None,
+            [self._shared(number, len(grids)) for number in range(len(grids))] if parameters else (),
+            self.smoothing,
+            "cosine" if stage.metric == "cosine" else "euclid",
+        )
+        stage.note(compared, indices)
+        count = len(grids) * latent.numel()
+        losses = {"commitment": commitment.sum() / count}
+        if self._learns:
+            losses["codebook"] = codebook_errors.sum() / count
+        return QuantizerOutput(straight_through(latent, quantized.detach()), indices, losses)
+
+    def _convolution(self, number: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a smoothing convolution in float32, also in a half-precision model."""
+        convolution = self.convolutions[number]
+        assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+        return convolution.weight.float(), convolution.bias.float()
 
     def _checked(self, latent: Tensor) -> Tensor:
         latent = as_latent(latent, self.dim)
@@ -206,12 +242,7 @@ class MultiScale(Quantizer):
         if grids[number] != grids[-1]:
             planes = F.interpolate(planes, size=grids[-1], mode="bicubic")
         if len(self.convolutions):
-            convolution = self.convolutions[self._shared(number, len(grids))]
-            assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-            weight, bias = (
-                convolution.weight.float(),
-                convolution.bias.float(),
-            )  # also in a half-precision model
+            weight, bias = self._convolution(self._shared(number, len(grids)))
             smooth = F.conv2d(planes, weight, bias, padding=1)
             planes = (1 - self.smoothing) * planes + self.smoothing * smooth
         return planes.movedim(1, -1)

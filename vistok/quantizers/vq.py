@@ -302,6 +302,17 @@ class VQ(Quantizer):
     def _notes(self) -> bool:
         return self.training and (self.average is not None or self.revive_after > 0)
 
+    @torch.no_grad()
+    def note(self, latent: Tensor, indices: Tensor) -> None:
+        """Notes for ``update`` who chose what where a combinator's op has made the choice: (B, ..., D), (B, ...).
+
+        As ``forward`` does: in training mode, and where something is moved by it.
+        """
+        if self._notes:
+            latent = self._scaled(as_latent(latent, self.dim))
+            flat = latent.reshape(-1, self.dim)
+            self._note(latent, *code_sums(flat, indices.reshape(-1), self.codebook_size))
+
     def _note(self, latent: Tensor, counts: Tensor, sums: Tensor) -> None:
         pending = self._pending
         if pending.num_passes >= _MOST_PENDING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,10 +33,19 @@ def nearest_code(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
     Floor: 4 D (N + K) + 8 N bytes, 2 N K (D + 1) flops. The half norm of a code rides along as the last channel,
     which costs a row of the product instead of a pass over the scores.
     """
+    return searcher(codebook, metric)(latents)
+
+
+def searcher(codebook: Tensor, metric: str) -> Callable[[Tensor], Tensor]:
+    """The search of ``nearest_code`` in one codebook, which is prepared once for many sets of latents."""
     where = frame(codebook, metric)
-    table = _table(codebook, where)
+    return partial(_search_blocks, _table(codebook, where), where)
+
+
+def _search_blocks(table: Tensor, where: Frame, latents: Tensor) -> Tensor:
+    """The search in a prepared table, its blocks of rows shared by threads."""
     num_threads = torch.get_num_threads() if latents.device.type == "cpu" else 1
-    if len(latents) * len(codebook) < _WORTH_THREADS:
+    if len(latents) * len(table) < _WORTH_THREADS:
         num_threads = 1
     halved = HalvedTable(table) if len(latents) >= _WORTH_HALVING and worth_halving(table) else None
     most = _SCORES // min(len(table), _CODES) if halved is None else num_rows_of(table)

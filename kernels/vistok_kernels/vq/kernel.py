@@ -279,13 +279,17 @@ def framed(latents: Tensor, ready: Prepared) -> tuple[Tensor, Tensor]:
 
 def nearest_code(latents: Tensor, codebook: Tensor, metric: str, splits: int | None = None) -> Tensor:
     """Launches the search; see ``vistok_kernels.nearest_code``. ``splits`` is for tests."""
+    return search(prepare(codebook, metric), latents, splits)
+
+
+def search(ready: Prepared, latents: Tensor, splits: int | None = None) -> Tensor:
+    """Launches the search in a prepared codebook."""
     num_latents, dim = latents.shape
-    num_codes = codebook.shape[0]
+    num_codes = ready.half_norms.shape[0]
     indices = torch.empty(num_latents, dtype=torch.int64, device=latents.device)
     if num_latents == 0:
         return indices
     splits = splits or num_splits(num_latents, num_codes, dim, processors(latents.device))
-    ready = prepare(codebook, metric)
     latents, center = framed(latents, ready)
     tile = search_tile(dim)
     num_blocks = triton.cdiv(num_latents, tile.rows)
