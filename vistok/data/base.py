@@ -42,11 +42,17 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.multiple_of = multiple_of
 
     def fitted_to(self: D, spec: TokenizerSpec) -> D:
-        """The same images in sizes that a tokenizer takes; itself where a policy was given already."""
-        if self.is_fitted:
-            return self
-        fitted = copy.copy(self)
-        fitted.is_fitted, fitted.policy, fitted.multiple_of = True, spec.image, spec.multiple_of
+        """The same images in sizes that a tokenizer takes; itself where a policy was given already.
+
+        Raises:
+            DataError: buckets that the tokenizer does not take.
+        """
+        fitted = self
+        if not self.is_fitted:
+            fitted = copy.copy(self)
+            fitted.is_fitted, fitted.policy, fitted.multiple_of = True, spec.image, spec.multiple_of
+        if fitted.buckets is not None:
+            fitted.buckets.sizes(fitted.multiple_of)
         return fitted
 
     def bucketed(self: D, buckets: Buckets | None) -> D:

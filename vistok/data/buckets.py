@@ -17,7 +17,7 @@ MAX_BUCKETS = 4096
 class Buckets(JSONData):
     """Sizes (H, W) of at most ``area`` pixels, both sides divisible, none longer than ``max_ratio`` times the other.
 
-    For every height there is the widest size that the area holds, and for every width the highest. An image takes the
+    They are those to which neither a step of height nor one of width nor both could be added. An image takes the
     size whose ratio is nearest its own by their quotient, of equals the larger; it is resized to cover it, by the
     policy's interpolation, and its centre is cut.
 
@@ -103,10 +103,16 @@ def _sizes(buckets: Buckets, multiple_of: int) -> tuple[tuple[int, int], ...]:
         raise DataError(
             f"an area of {buckets.area} in steps of {m} makes more than {MAX_BUCKETS} buckets: choose a larger multiple"
         )
+
+    def allowed(height: int, width: int) -> bool:
+        within = height * width <= buckets.area
+        return within and max(height, width) <= limit * min(height, width)
+
     found: set[tuple[int, int]] = set()
     for side in range(m, most + 1, m):
-        other = buckets.area // side // m * m
-        if other and max(side, other) <= limit * min(side, other):
+        other = min(buckets.area // side, int(limit * side)) // m * m
+        larger = ((side + m, other), (side, other + m), (side + m, other + m))
+        if other and allowed(side, other) and not any(allowed(*size) for size in larger):
             found |= {(side, other), (other, side)}
     if not found:
         raise DataError(

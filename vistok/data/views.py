@@ -140,9 +140,7 @@ def view_names(views: str) -> list[str]:
     """
     if views == "flip":
         return ["as-is", "flip"]
-    count = views.removeprefix("random-")
-    if views == "ten-crop":
-        count = "10"
+    count = "10" if views == "ten-crop" else views[len("random-") :] if views.startswith("random-") else ""
     if not (count.isascii() and count.isdigit() and 1 <= int(count[:4]) <= MAX_RANDOM):
         raise DataError(
             f"there are no views {views!r}: choose flip, ten-crop, or random-K with K from 1 to {MAX_RANDOM}"
