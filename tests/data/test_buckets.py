@@ -68,19 +68,27 @@ def test_images_are_covered_cut_in_the_centre_and_antialiased(tmp_path):
 
 
 def test_the_buckets_stand_in_for_the_size_of_the_policy():
-    policy = Buckets(4096).policy_for(ImagePolicy(size=(32, 32), fit="pad", interpolation="lanczos"), 10, 10, 16)
+    policy = Buckets(4096).policy_for(
+        ImagePolicy(size=(32, 32), fit="pad", interpolation="lanczos"), 10, 10, 16
+    )
     assert (policy.size, policy.fit, policy.interpolation) == ((64, 64), "crop", "lanczos")
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("65536", Buckets(65536)), ("256x256,32", Buckets(65536, 32)), ("256x128,0,2.5", Buckets(32768, 0, 2.5))],
+    [
+        ("65536", Buckets(65536)),
+        ("256x256,32", Buckets(65536, 32)),
+        ("256x128,0,2.5", Buckets(32768, 0, 2.5)),
+    ],
 )
 def test_buckets_are_read_from_text(text, expected):
     assert Buckets.parse(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "x", "256x", "1x2x3", "-1x-1", "9,9,9,9", "9,a", "256,,2", "64,8,nan", "64,8,0.5", "64,-8"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "256x", "1x2x3", "-1x-1", "9,9,9,9", "9,a", "256,,2", "64,8,nan", "64,8,0.5", "64,-8"]
+)
 def test_text_that_is_no_bucket_is_refused(text):
     with pytest.raises(DataError):
         Buckets.parse(text)
@@ -88,7 +96,11 @@ def test_text_that_is_no_bucket_is_refused(text):
 
 @pytest.mark.parametrize(
     ("buckets", "reason"),
-    [(Buckets(65536, 24), "demands multiples of 16"), (Buckets(100), "holds no size"), (Buckets(1 << 50, 16), "more than")],
+    [
+        (Buckets(65536, 24), "demands multiples of 16"),
+        (Buckets(100), "holds no size"),
+        (Buckets(1 << 50, 16), "more than"),
+    ],
 )
 def test_buckets_that_a_tokenizer_cannot_take_are_named(buckets, reason):
     with pytest.raises(DataError, match=reason):

@@ -14,7 +14,7 @@ def test_names_and_columns_are_read_from_text():
 
 @pytest.mark.parametrize("text", [",", "a,", "=a", "a=", "a,a", "a=x,a=y"])
 def test_fields_without_a_name_or_named_twice_are_refused(text):
-    with pytest.raises(DataError, match="empty name|asked for twice"):
+    with pytest.raises(DataError, match=r"empty name|asked for twice"):
         Fields.parse(text)
 
 
@@ -44,6 +44,8 @@ def test_missing_values_are_left_out():
     assert present({"a": None, "b": float("nan"), "c": float("inf"), "d": 0, "e": ""}) == {"d": 0, "e": ""}
 
 
-@pytest.mark.parametrize(("text", "value"), [("7", 7), ("-1", -1), ("007", 7), ("dog", "dog"), ("1.0", "1.0"), ("²", "²")])
+@pytest.mark.parametrize(
+    ("text", "value"), [("7", 7), ("-1", -1), ("007", 7), ("dog", "dog"), ("1.0", "1.0"), ("²", "²")]
+)
 def test_labels_of_text_files_are_numbers_if_written_as_integers(text, value):
     assert integer_or_text(text) == value

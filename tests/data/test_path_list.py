@@ -105,7 +105,7 @@ def test_lists_that_cannot_be_used_are_named_with_the_line(folder, name, text, r
 
 def test_keys_that_are_chosen_must_be_there_and_differ(folder):
     path = written(folder / "t.csv", "path,id\na.png,1\nb.png,1\n")
-    with pytest.raises(DataError, match="key '1' is in line 2 .* again in line 3"):
+    with pytest.raises(DataError, match=r"key '1' is in line 2 .* again in line 3"):
         PathList(path, fields=Fields.parse("key=id"))
     path = written(folder / "t.csv", "path,id\na.png,\n")
     with pytest.raises(DataError, match="line 2 has no key in column 'id'"):

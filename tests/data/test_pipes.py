@@ -34,7 +34,7 @@ def counted(tmp_path):
 
 def test_commands_run_only_if_they_are_allowed(tmp_path):
     command = f"pipe:touch {tmp_path}/ran; cat x.tar"
-    with pytest.raises(DataError, match="is a shell command.*--allow-pipes"):
+    with pytest.raises(DataError, match=r"is a shell command.*--allow-pipes"):
         open_images(command)
     assert not (tmp_path / "ran").exists()
     with pytest.raises(DataError, match=r"ended with status 1: .*x\.tar: No such file"):
@@ -80,7 +80,7 @@ def test_a_command_that_prints_something_else_the_second_time_is_an_error(tmp_pa
 
 @pytest.mark.parametrize("command", ["head -c 700 {}/0.tar", "cat {}/0.tar; exit 3", "echo no tar"])
 def test_output_that_is_cut_short_or_fails_is_named(counted, tmp_path, command):
-    with pytest.raises(DataError, match="damaged or truncated|status 3: it said nothing"):
+    with pytest.raises(DataError, match=r"damaged or truncated|status 3: it said nothing"):
         open_images("pipe:" + command.format(tmp_path), allow_pipes=True)
 
 

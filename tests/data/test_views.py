@@ -120,7 +120,10 @@ def test_another_process_draws_the_same_views():
         "import hashlib; from vistok.data import Procedural, Views;"
         "print(hashlib.sha256(b''.join(i['image'].numpy().tobytes() for i in Views(Procedural(2, 24), 'random-3', 7))).hexdigest())"
     )
-    told = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout for _ in range(1)]
+    told = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+        for _ in range(1)
+    ]
     here = Views(Procedural(2, 24), "random-3", 7)
     import hashlib
 
@@ -136,7 +139,10 @@ def test_views_of_buckets_have_the_size_of_their_image(tmp_path):
     picture(60, 120).save(tmp_path / "high.png")
     for views in ("flip", "ten-crop", "random-3"):
         dataset = ImageFolder(tmp_path, multiple_of=16).bucketed(Buckets(64 * 64))
-        for viewed in (Views(dataset, views), Views(ImageFolder(tmp_path, multiple_of=16), views).bucketed(Buckets(64 * 64))):
+        for viewed in (
+            Views(dataset, views),
+            Views(ImageFolder(tmp_path, multiple_of=16), views).bucketed(Buckets(64 * 64)),
+        ):
             shapes = {(item["source"], tuple(item["image"].shape[1:])) for item in viewed}
             assert shapes == {("wide.png", (48, 80)), ("high.png", (80, 48))}, views
 
@@ -160,18 +166,22 @@ def test_an_image_is_read_once_for_all_its_views(photo, monkeypatch):
     dataset = photo(ImagePolicy(size=(16, 16)))
     reads = []
     original = ImageFiles.source
-    monkeypatch.setattr(ImageFiles, "source", lambda self, index: reads.append(index) or original(self, index))
+    monkeypatch.setattr(
+        ImageFiles, "source", lambda self, index: reads.append(index) or original(self, index)
+    )
     views_of(dataset, "ten-crop")
     assert reads == [0]
 
 
 def test_fields_that_views_need_must_be_free(photo, monkeypatch):
     monkeypatch.setattr(ImageFiles, "extras", lambda self, index: {"view": "mine"})
-    with pytest.raises(DataError, match="has a field 'view'.*rename"):
+    with pytest.raises(DataError, match=r"has a field 'view'.*rename"):
         views_of(photo(), "flip")
 
 
-@pytest.mark.parametrize("views", ["", "flips", "random", "random-0", "random-101", "random-x", "random--1", "random-99999", "10"])
+@pytest.mark.parametrize(
+    "views", ["", "flips", "random", "random-0", "random-101", "random-x", "random--1", "random-99999", "10"]
+)
 def test_unknown_views_are_refused_with_the_choice(views):
     with pytest.raises(DataError, match="choose flip, ten-crop, or random-K"):
         with_views(Procedural(1, 8), views)

@@ -70,7 +70,9 @@ class Fields:
         asked = [column for column in (self.image, self.key, *self.chosen.values()) if column is not None]
         missing = next((column for column in asked if column not in names), None)
         if missing is not None:
-            raise DataError(f"{where} has no {missing!r} to choose as a field: there is {', '.join(names) or 'none'}")
+            raise DataError(
+                f"{where} has no {missing!r} to choose as a field: there is {', '.join(names) or 'none'}"
+            )
 
     def columns(self, available: Collection[str]) -> dict[str, str]:
         """Column by field name: those chosen, and label and caption where there are such columns."""
