@@ -100,7 +100,7 @@ def present(values: Mapping[str, Any]) -> dict[str, Any]:
 def integer_or_text(value: str) -> int | str:
     """A label that is text in its file: a number if it is written as one."""
     digits = value.removeprefix("-")
-    return int(value) if digits.isascii() and digits.isdigit() else value
+    return int(value) if digits.isascii() and digits.isdigit() and len(digits) < 19 else value
 
 
 def duplicate(key: str, first: str, second: str, remedy: str) -> DataError:

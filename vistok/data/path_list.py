@@ -94,9 +94,8 @@ def _rows(path: Path, fields: Fields) -> Iterator[tuple[int, Any, Any, dict[str,
                 return
             is_json = path.name.lower().endswith(".jsonl")
             for place, (line, row) in enumerate(_json_rows(file, name) if is_json else _csv_rows(file, path)):
-                if (
-                    place == 0
-                ):  # objects of .jsonl may differ, so only the first has to have what was asked for
+                if place == 0:
+                    # objects of .jsonl may differ, so only the first has to have what was asked for
                     fields.check(row, name)
                 image = fields.image or next((column for column in PATH_COLUMNS if column in row), None)
                 if image is None:
