@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from vistok.data import ImageFiles, ImageFolder
+from vistok.data import Fields, ImageFiles, ImageFolder
 from vistok.errors import DataError, ImageError
 
 
@@ -83,3 +83,49 @@ def test_files_need_keys_that_differ(tmp_path):
     assert ImageFiles(paths, keys=["one", "two"]).keys() == ["one", "two"]
     with pytest.raises(DataError, match="0 paths"):
         ImageFiles([])
+
+
+def test_class_names_and_numbers_are_given_if_they_are_asked_for(tmp_path):
+    for name in ("dog/1.png", "cat/2.png"):
+        touch(tmp_path / name)
+    dataset = ImageFolder(tmp_path, fields=Fields.parse("label,animal=class"))
+    assert [dataset.extras(i) for i in range(2)] == [
+        {"label": 0, "animal": "cat"},
+        {"label": 1, "animal": "dog"},
+    ]
+    with pytest.raises(DataError, match="has no 'width' to choose as a field: there is label, class"):
+        ImageFolder(tmp_path, fields=Fields.parse("width"))
+
+
+def test_a_text_beside_an_image_is_its_caption(tmp_path):
+    for name in ("a.b.png", "c.png"):
+        touch(tmp_path / name)
+    (tmp_path / "a.b.txt").write_text("a caf\u00e9\n")
+    dataset = ImageFolder(tmp_path)
+    assert dataset.extras(0) == {"caption": "a caf\u00e9"} and dataset.extras(1) == {}
+    (tmp_path / "c.txt").write_bytes(b"\xff")
+    with pytest.raises(
+        DataError, match=r"caption .*c\.txt' cannot be read: it is not UTF-8; mend it or remove it"
+    ):
+        dataset[1]
+
+
+def test_links_to_images_are_read_and_links_in_a_loop_are_image_errors(tmp_path):
+    touch(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    (tmp_path / "x.png").symlink_to("y.png")
+    (tmp_path / "y.png").symlink_to("x.png")
+    dataset = ImageFolder(tmp_path)
+    assert dataset.keys() == ["a.png", "b.png", "x.png", "y.png"] and dataset[1]["key"] == "b.png"
+    with pytest.raises(ImageError, match=r"x\.png cannot be opened"):
+        dataset[2]
+
+
+def test_a_file_that_changes_is_read_as_it_is_then(tmp_path):
+    touch(tmp_path / "a.png")
+    dataset = ImageFolder(tmp_path)
+    Image.new("RGB", (6, 2), (255, 0, 0)).save(tmp_path / "a.png")
+    assert dataset[0]["image"].shape == (3, 2, 6)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    with pytest.raises(ImageError, match=r"a\.png is damaged"):
+        dataset[0]

@@ -47,5 +47,5 @@ def test_paths_are_opened_by_what_they_are(tmp_path):
     "what", ["nowhere", "pyproject.toml", "pipe:cat x.tar", "https://example.com/{0..3}.tar"]
 )
 def test_what_cannot_be_opened_is_named_with_a_remedy(what):
-    with pytest.raises(DataError, match=r"give photos|by its name|not a local path"):
+    with pytest.raises(DataError, match=r"give photos|by its name|not a local path|--allow-pipes"):
         open_images(what)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from vistok.data import WebDatasetImages
+from vistok.data import Fields, WebDatasetImages
 from vistok.errors import DataError, ImageError
 
 
@@ -205,8 +205,49 @@ def test_a_shard_that_shrinks_is_noticed(tmp_path):
     shard = write(tmp_path / "a.tar", [("x.png", picture())])
     dataset = WebDatasetImages(shard)
     shard.write_bytes(shard.read_bytes()[:520])
-    with pytest.raises(DataError, match="shorter"):
+    with pytest.raises(DataError, match="has changed since it was indexed"):
         dataset[0]
+
+
+def test_a_shard_that_is_written_anew_or_vanishes_is_noticed(tmp_path):
+    shard = write(tmp_path / "a.tar", [("x.png", picture(1))])
+    dataset = WebDatasetImages(shard)
+    write(shard, [("y.txt", b"in front"), ("x.png", picture(2))])
+    with pytest.raises(DataError, match="has changed since it was indexed"):
+        dataset[0]
+    shard.unlink()
+    with pytest.raises(DataError, match="No such file"):
+        dataset[0]
+
+
+def test_keys_of_every_kind_survive(tmp_path):
+    keys = [
+        "v1.0/a", "with space", "caf\u00e9", "cafe\u0301", "Case", "case", "k" * 300, "d" * 90 + "/" + "e" * 200,
+        "../up", "/abs", "new\nline", "tab\t", "#", "-rf",
+    ]  # fmt: skip
+    dataset = WebDatasetImages(
+        write(tmp_path / "a.tar", [(f"{key}.png", picture(value)) for value, key in enumerate(keys)])
+    )
+    assert dataset.keys() == keys
+    assert [red(item) for item in dataset] == list(range(len(keys)))
+
+
+def test_chosen_fields_come_from_json_or_members_of_text(tmp_path):
+    data = {"width": 8, "alt": "red", "label": 5, "score": None}
+    shard = write(
+        tmp_path / "a.tar",
+        [("x.png", picture()), ("x.json", json.dumps(data).encode()), ("x.txt", b"a"), ("x.cls", b"2"), ("x.url", b"u"),
+         ("y.png", picture())],
+    )  # fmt: skip
+    dataset = WebDatasetImages(shard, fields=Fields.parse("width,caption=alt,url,number=cls"))
+    assert dataset.extras(0) == {"width": 8, "caption": "red", "url": "u", "number": 2, "label": 2}
+    assert dataset.extras(1) == {}
+    streamed = list(dataset.stream())
+    assert {k: v for k, v in streamed[0].items() if k not in ("image", "key")} == dataset.extras(0)
+    with pytest.raises(DataError, match=r"none of the first 2 samples of .*a\.tar' has 'widht'"):
+        WebDatasetImages(shard, fields=Fields.parse("widht"))
+    with pytest.raises(DataError, match="leave out key=id"):
+        WebDatasetImages(shard, fields=Fields.parse("key=id"))
 
 
 def test_stream_and_index_give_the_same_items_also_in_workers(tmp_path):

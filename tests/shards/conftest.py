@@ -60,12 +60,15 @@ def named(count: int, **options: Any) -> Images:
     return Images([f"image_{i:04d}" for i in range(count)], **options)
 
 
-def build_tokenizer(quantizer: Quantizer | None = None, seed: int = 0) -> Tokenizer:
+def build_tokenizer(quantizer: Quantizer | None = None, seed: int = 0, **options: Any) -> Tokenizer:
     torch.manual_seed(seed)
     quantizer = quantizer if quantizer is not None else FSQ((8, 5, 5))
     size = {"channels": 8, "multipliers": (1,), "num_res_blocks": 1, "patch": 8}
     return Tokenizer(
-        ConvEncoder(dim=quantizer.dim_in, **size), quantizer, ConvDecoder(dim=quantizer.dim, **size)
+        ConvEncoder(dim=quantizer.dim_in, **size),
+        quantizer,
+        ConvDecoder(dim=quantizer.dim, **size),
+        **options,
     )
 
 

@@ -1,6 +1,9 @@
 """Golden pixels of every image mode, and every way in which an image can be bad."""
 
+import contextlib
 import io
+import os
+import resource
 import struct
 import zlib
 
@@ -36,12 +39,12 @@ def row(mode, values):
     return image
 
 
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png(width, height, bit_depth, colour_type, raw, extra=()):
     """A PNG made by hand: what Pillow cannot write."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
     chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in chunks)
@@ -237,6 +240,36 @@ def test_a_bomb_is_refused_by_its_header_before_decoding():
         read_image(encoded(Image.new("RGB", (9, 9))), ImagePolicy(max_pixels=80))
     with pytest.raises(ImageError, match="max_pixels"):
         read_image(np.zeros((9, 9), np.uint8), ImagePolicy(max_pixels=80))
+
+
+def test_a_bomb_by_its_data_costs_no_more_than_its_size_says():
+    """A gigabyte of zeros, packed into a megabyte, behind a header that says 8 x 8."""
+    pack = zlib.compressobj(9)
+    packed = b"".join(pack.compress(bytes(1 << 20)) for _ in range(1024)) + pack.flush()
+    for kind, data in (("pixels", png(8, 8, 8, 2, b"")), ("text", png(8, 8, 8, 2, (b"\0" + bytes(24)) * 8))):
+        if kind == "pixels":
+            data = data.replace(chunk(b"IDAT", zlib.compress(b"")), chunk(b"IDAT", packed))
+        else:
+            data = data.replace(chunk(b"IEND", b""), chunk(b"zTXt", b"k\0\0" + packed) + chunk(b"IEND", b""))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with contextlib.suppress(ImageError):
+            assert read_image(data).size == (8, 8)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10, kind
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (20000, 1), (1, 20000)])
+@pytest.mark.parametrize("suffix", ["PNG", "JPEG", "TIFF"])
+def test_thin_images_are_read_in_their_size(size, suffix):
+    image = read_image(encoded(Image.new("RGB", size, RED), suffix))
+    assert image.size == size and np.allclose(image.getpixel((0, 0)), RED, atol=3)
+
+
+def test_pipes_and_devices_are_refused_without_waiting_for_them(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises(ImageError, match="not a regular file"):
+            read_image(tmp_path / name)
 
 
 def test_paths_that_are_no_images_are_told_apart(tmp_path):

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vistok.data import ImageDataset
     from vistok.tokenizer import Tokenizer
 
 
@@ -47,13 +48,38 @@ def add_tokenizer(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """``--data``."""
+    """``--data``, and what is taken of it."""
     parser.add_argument(
         "--data",
         required=True,
         metavar="D",
-        help="a folder, an image, .tar files such as 'train-{00..31}.tar', photos, photos:held_out or procedural:100",
+        help="a folder, an image, .tar files such as 'train-{00..31}.tar', .parquet or .arrow files, a dataset of "
+        "save_to_disk, a list of paths (.txt .csv .tsv .jsonl), photos, photos:held_out or procedural:100",
     )
+    parser.add_argument(
+        "--fields",
+        default="",
+        metavar="[NAME=]COLUMN,...",
+        help="columns that travel with the tokens, beside the label and caption that are found; image=COLUMN and "
+        "key=COLUMN choose those; folders of classes have label and class",
+    )
+    parser.add_argument(
+        "--allow-pipes",
+        action="store_true",
+        help="let --data 'pipe:COMMAND' run a shell command that prints a tar",
+    )
+
+
+def open_data(arguments: argparse.Namespace) -> ImageDataset:
+    """The images that ``--data`` names.
+
+    Raises:
+        DataError: there are none.
+    """
+    from vistok.data import Fields, open_images
+
+    fields = Fields.parse(arguments.fields)
+    return open_images(arguments.data, fields=fields, allow_pipes=arguments.allow_pipes)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vistok.cli import OK
-from vistok.cli.arguments import add_data, add_device, add_tokenizer, load_tokenizer, positive
+from vistok.cli.arguments import add_data, add_device, add_tokenizer, load_tokenizer, open_data, positive
 from vistok.cli.output import writing
 
 
@@ -39,13 +39,12 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
 
 def run(command: str, arguments: argparse.Namespace) -> int:
     """Evaluates and prints the table; where results cannot be written is found out before."""
-    from vistok.data import open_images
     from vistok.evaluation import evaluate
 
     if arguments.write:
         _check_folder(Path(arguments.tokenizer))
     tokenizer = load_tokenizer(arguments)
-    images = open_images(arguments.data)
+    images = open_data(arguments)
     perceptual = None if arguments.perceptual == "none" else arguments.perceptual
     with writing(arguments.json, "--json") if arguments.json else contextlib.nullcontext() as write:
         result = evaluate(

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from vistok.cli import FAILED, OK
-from vistok.cli.arguments import add_data, add_device, add_tokenizer, load_tokenizer, non_negative, positive
+from vistok.cli.arguments import (
+    add_data,
+    add_device,
+    add_tokenizer,
+    load_tokenizer,
+    non_negative,
+    open_data,
+    positive,
+)
+
+if TYPE_CHECKING:
+    from vistok.data import ImageDataset
 
 
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
@@ -20,6 +32,7 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     add_tokenizer(parser)
     if command == "encode":
         add_data(parser)
+        _add_views(parser)
         parser.add_argument("--out", required=True, help="directory to write; an unfinished one is finished")
         parser.add_argument(
             "--shard-size", type=positive, default=1000, metavar="N", help="images of a shard (default: 1000)"
@@ -56,9 +69,7 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     if command == "decode":
         print(shards.decode(tokenizer, arguments.shards, arguments.out, batch_size=arguments.batch_size))
         return OK
-    from vistok.data import open_images
-
-    images = open_images(arguments.data)
+    images = _viewed(arguments)
     summary = shards.encode(
         tokenizer,
         images,
@@ -70,6 +81,37 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     )
     print(summary)
     return OK
+
+
+def _add_views(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--views",
+        default="none",
+        metavar="V",
+        help="several samples of each image: none, flip, ten-crop, or random-K for K random crops (default: none)",
+    )
+    parser.add_argument(
+        "--seed", type=non_negative, default=0, metavar="N", help="of the random crops (default: 0)"
+    )
+    parser.add_argument(
+        "--buckets",
+        metavar="AREA[,MULTIPLE[,RATIO]]",
+        help="native shapes: each image in the size nearest its aspect ratio among those of at most AREA pixels, "
+        "such as 256x256; sides are multiples of MULTIPLE, at most RATIO (default: 4) to 1",
+    )
+
+
+def _viewed(arguments: argparse.Namespace) -> ImageDataset:
+    """The images of ``--data``, in the views and sizes that were asked for."""
+    from vistok.data import Buckets, view_names, with_views
+
+    if arguments.views != "none":
+        view_names(arguments.views)  # a mistake is told before a large dataset is listed
+    buckets = Buckets.parse(arguments.buckets) if arguments.buckets else None
+    images = open_data(arguments)
+    if buckets is not None:
+        images = images.bucketed(buckets)
+    return with_views(images, arguments.views, arguments.seed)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

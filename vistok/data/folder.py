@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vistok.data.base import ImageDataset
+from vistok.data.fields import Fields
 from vistok.errors import DataError
 from vistok.spec import ImagePolicy
 from vistok.tokenizer.images import SUFFIXES
@@ -59,46 +61,79 @@ class ImageFiles(ImageDataset):
 class ImageFolder(ImageFiles):
     """All images below a folder, sorted by key; a key is the path relative to the folder, with slashes and suffix.
 
-    Hidden files and folders are left out, links to folders are not followed.
+    Hidden files and folders are left out, links to folders are not followed. Where ``a.txt`` lies beside ``a.jpg`` it is
+    the caption. The first sub-folder's name is the class, which is given if it is asked for.
 
     Args:
         root: The folder.
-        labels: Whether the first sub-folder's name is the class: ``label`` counts ``classes``, sorted by name.
+        labels: Whether items have ``label``, the number of the class among ``classes``, which are sorted by name.
         policy: How images become tensors.
         multiple_of: What both sides are divisible by.
+        fields: What else items have: ``label``, as above, and ``class``, its name.
 
     Raises:
         DataError: a folder that is missing, or has no images; an image outside the class folders; a file name that is
-            not UTF-8.
+            not UTF-8; a field that folders do not have.
     """
 
     def __init__(
-        self, root: str | Path, labels: bool = False, policy: ImagePolicy | None = None, multiple_of: int = 1
+        self,
+        root: str | Path,
+        labels: bool = False,
+        policy: ImagePolicy | None = None,
+        multiple_of: int = 1,
+        fields: Fields | None = None,
     ) -> None:
         self.root = Path(root)
+        asked = fields or Fields()
+        if labels and "label" not in asked.chosen:
+            asked = replace(asked, chosen={**asked.chosen, "label": "label"})
+        asked.check(("label", "class"), f"{str(root)!r}, a folder of images,")
         keys = list_images(self.root)
         if not keys:
             raise DataError(
                 f"{str(root)!r} has no images: vistok looks for {' '.join(SUFFIXES)} in it and its sub-folders"
             )
         super().__init__([self.root / key for key in keys], keys, policy, multiple_of)
+        self.fields = asked
         self.classes: list[str] = []
-        if labels:
+        if asked.chosen:
             loose = next((key for key in keys if "/" not in key), None)
             if loose is not None:
                 raise DataError(
                     f"{str(root)!r} has image {loose!r} in no class folder: move it into one, or set labels=False"
                 )
-            folders = [key.split("/", 1)[0] for key in keys]
-            self.classes = sorted(set(folders))
-            number = {name: label for label, name in enumerate(self.classes)}
-            self._labels = [number[name] for name in folders]
+            self.classes = sorted({key.split("/", 1)[0] for key in keys})
+            self._number = {name: label for label, name in enumerate(self.classes)}
 
     def extras(self, index: int) -> dict[str, Any]:
-        """The label, if labels were asked for."""
-        if not self.classes:
-            return {}
-        return {"label": self._labels[index]}
+        """The class, if it was asked for, and the caption, if there is one.
+
+        Raises:
+            DataError: the caption cannot be read.
+        """
+        found: dict[str, Any] = {}
+        if self.classes:
+            name = self._keys[index].split("/", 1)[0]
+            known = {"label": self._number[name], "class": name}
+            found = {field: known[column] for field, column in self.fields.chosen.items()}
+        caption = read_caption(self.source(index).with_suffix(".txt"))
+        return found if caption is None else {"caption": caption, **found}
+
+
+def read_caption(path: Path) -> str | None:
+    """The text of a file without white space at its ends; None if there is no file.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise DataError(f"caption {str(path)!r} cannot be read: {reason}; mend it or remove it") from error
 
 
 def list_images(root: Path) -> list[str]:

@@ -38,28 +38,31 @@ class TarSample(NamedTuple):
     adjacent: bool
 
 
-def index_tar(path: Path) -> list[TarSample]:
+def index_tar(path: Path, name: str | None = None) -> list[TarSample]:
     """Reads the headers of an uncompressed tar and groups its regular members by key, in order of first appearance.
 
     Links, devices and folders are left out, as are members without a dot in their name and webdataset's ``__meta__``.
 
+    Args:
+        path: The tar.
+        name: What error messages call it; default: its path.
+
     Raises:
         DataError: missing, compressed, damaged or truncated; a member that occurs twice.
     """
+    name = repr(name or str(path))
     try:
         with path.open("rb") as stream:
-            return _group(path, _members(path, stream))
+            return _group(path, name, _members(name, stream))
     except FileNotFoundError as error:
-        raise DataError(
-            f"shard {str(path)!r} does not exist: check the path, or the range in braces"
-        ) from error
+        raise DataError(f"shard {name} does not exist: check the path, or the range in braces") from error
     except IsADirectoryError as error:
-        raise DataError(f"shard {str(path)!r} is a folder: give the tars in it") from error
+        raise DataError(f"shard {name} is a folder: give the tars in it") from error
     except PermissionError as error:
-        raise DataError(f"shard {str(path)!r} cannot be read: {error.strerror}") from error
+        raise DataError(f"shard {name} cannot be read: {error.strerror}") from error
 
 
-def _members(path: Path, stream: BinaryIO) -> list[tuple[str, TarMember]]:
+def _members(shard: str, stream: BinaryIO) -> list[tuple[str, TarMember]]:
     found = []
     try:
         archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 - the stream is closed by the caller
@@ -70,15 +73,11 @@ def _members(path: Path, stream: BinaryIO) -> list[tuple[str, TarMember]]:
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         kind = "compressed" if _compressed(stream) else "damaged or truncated"
         remedy = "decompress it" if kind == "compressed" else "fetch it again"
-        raise DataError(
-            f"shard {str(path)!r} is {kind} ({' '.join(str(error).split())}): {remedy}"
-        ) from error
+        raise DataError(f"shard {shard} is {kind} ({' '.join(str(error).split())}): {remedy}") from error
     # tarfile takes a cut between members, or a damaged header, for the end; a whole tar ends in blocks of zeros
     stream.seek(archive.offset)
     if stream.read(_BLOCK) != bytes(_BLOCK):
-        raise DataError(
-            f"shard {str(path)!r} is damaged or truncated at byte {archive.offset}: fetch it again"
-        )
+        raise DataError(f"shard {shard} is damaged or truncated at byte {archive.offset}: fetch it again")
     return found
 
 
@@ -87,7 +86,7 @@ def _compressed(stream: BinaryIO) -> bool:
     return stream.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
 
 
-def _group(path: Path, members: list[tuple[str, TarMember]]) -> list[TarSample]:
+def _group(path: Path, shard: str, members: list[tuple[str, TarMember]]) -> list[TarSample]:
     fields: dict[str, dict[str, TarMember]] = {}
     torn: set[str] = set()
     previous = None
@@ -100,7 +99,7 @@ def _group(path: Path, members: list[tuple[str, TarMember]]) -> list[TarSample]:
             torn.add(key)
         sample = fields.setdefault(key, {})
         if field in sample:
-            raise DataError(f"shard {str(path)!r} has member {name!r} twice: remove one of them")
+            raise DataError(f"shard {shard} has member {name!r} twice: remove one of them")
         sample[field] = member
         previous = key
     return [TarSample(path, key, sample, key not in torn) for key, sample in fields.items()]

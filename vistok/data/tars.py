@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vistok.data.base import ImageDataset
+from vistok.data.fields import Fields, duplicate
+from vistok.data.pipes import PREFIX, PipedShards
+from vistok.data.tar_fields import NUM_LOOKED_AT, check_chosen, image_field, read_fields
 from vistok.data.tar_index import TarMember, TarSample, index_tar
-from vistok.errors import DataError, ImageError
+from vistok.errors import DataError
 from vistok.spec import ImagePolicy
-from vistok.tokenizer.images import SUFFIXES, read_image
+from vistok.tokenizer.images import read_image
 from vistok.tokenizer.preprocess import fit_image, to_tensor
-
-_FIELDS = tuple(suffix[1:] for suffix in SUFFIXES)
 
 
 class WebDatasetImages(ImageDataset):
-    """Images in local WebDataset shards, in the order of the shards; captions from ``txt``, labels from ``cls``.
+    """Images in WebDataset shards, in the order of the shards; captions from ``txt``, labels from ``cls``.
 
     A key is the member's name up to the first dot after the last slash; members of one key make one sample, adjacent or
     not. Where ``txt`` or ``cls`` is missing, ``json`` gives ``caption`` and ``label``. The constructor reads all headers
@@ -32,9 +35,13 @@ class WebDatasetImages(ImageDataset):
         multiple_of: What both sides are divisible by.
         image_field: Which member is the image, such as ``jpg``; None: the only one that has an image's suffix.
         prefix_keys: Whether keys begin with the shard's name and a slash, for shards that number samples alike.
+        fields: What else items have, of each sample's ``json`` or of a member of text.
+        allow_pipes: Whether ``pipe:COMMAND`` may be a shard: what a shell command prints, see ``PipedShards``. Whoever
+            writes the name of such a shard runs commands on this machine.
 
     Raises:
-        DataError: shards that are missing, not local, compressed, truncated or empty; keys that occur twice.
+        DataError: shards that are missing, not local, compressed, truncated or empty; keys that occur twice; fields that
+            the first samples do not have.
     """
 
     def __init__(
@@ -44,26 +51,72 @@ class WebDatasetImages(ImageDataset):
         multiple_of: int = 1,
         image_field: str | None = None,
         prefix_keys: bool = False,
+        fields: Fields | None = None,
+        allow_pipes: bool = False,
     ) -> None:
         super().__init__(policy, multiple_of)
-        self.image_field, self.prefix_keys = image_field, prefix_keys
-        self.shards = expand_shards(shards)
+        asked = fields or Fields()
+        self.fields = replace(asked, image=image_field or asked.image)
+        self.prefix_keys = prefix_keys
+        names = expand_shards(shards, allow_pipes)
+        self._pipes = PipedShards([name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)])
+        piped = iter(self._pipes.paths)
+        self.shards = [next(piped) if name.startswith(PREFIX) else Path(name) for name in names]
+        self._stamps: dict[Path, tuple[int, int]] = {}
         self._samples: list[TarSample] = []
         origin: dict[str, Path] = {}
-        for shard in self.shards:
-            for sample in index_tar(shard):
-                key = self._key(sample.key, shard)
-                if key in origin:
-                    raise DataError(
-                        f"key {key!r} is in {str(origin[key])!r} and again in {str(shard)!r}: set prefix_keys=True, or leave one out"
-                    )
-                origin[key] = shard
-                self._samples.append(sample)
+        for sample in self._indexed():
+            key = self._key(sample.key, sample.shard)
+            if key in origin:
+                raise duplicate(
+                    key,
+                    repr(self._name(origin[key])),
+                    repr(self._name(sample.shard)),
+                    "set prefix_keys=True, or leave one out",
+                )
+            origin[key] = sample.shard
+            self._samples.append(sample)
         self._keys = list(origin)
+        first = self._name(self.shards[0])
         if not self._keys:
+            raise DataError(f"{first!r} and the other shards ({len(self.shards)} in all) have no samples")
+        if self.fields.chosen or self.fields.key:
+            looked_at = range(min(NUM_LOOKED_AT, len(self._keys)))
+            check_chosen(self.fields, map(self.extras, looked_at), repr(first))
+
+    def _indexed(self) -> Iterator[TarSample]:
+        for shard in self.shards:
+            if shard in self._pipes:
+                self._pipes.fetch(shard)
+            with contextlib.suppress(OSError):  # index_tar tells what is wrong
+                self._stamps[shard] = _stamp(shard.stat())
+            yield from index_tar(shard, self._name(shard))
+
+    def _name(self, shard: Path) -> str:
+        return self._pipes.name(shard) if shard in self._pipes else str(shard)
+
+    def _open(self, shard: Path) -> BinaryIO:
+        return self._pipes.open(shard) if shard in self._pipes else shard.open("rb")
+
+    def _read(self, shard: Path, member: TarMember) -> bytes:
+        try:
+            with self._open(shard) as stream:
+                # the members of another file, or of one that was written anew, would lie elsewhere
+                if _stamp(os.fstat(stream.fileno())) != self._stamps[shard] and shard not in self._pipes:
+                    raise DataError(
+                        f"{str(shard)!r} has changed since it was indexed: build the dataset again"
+                    )
+                stream.seek(member.offset)
+                data = stream.read(member.size)
+        except OSError as error:
             raise DataError(
-                f"{str(self.shards[0])!r} and the other shards ({len(self.shards)} in all) have no samples"
+                f"{self._name(shard)!r} cannot be read: {error.strerror or error}; put it back, or leave it out"
+            ) from error
+        if len(data) != member.size:
+            raise DataError(
+                f"{self._name(shard)!r} has become shorter since it was indexed: build the dataset again"
             )
+        return data
 
     def _key(self, key: str, shard: Path) -> str:
         return f"{shard.stem}/{key}" if self.prefix_keys else key
@@ -80,16 +133,17 @@ class WebDatasetImages(ImageDataset):
             DataError: the shard has changed since it was indexed.
         """
         sample = self._samples[index]
-        return _read(
-            sample.shard, sample.fields[image_field(sample.fields, self.image_field, self._keys[index])]
-        )
+        name = image_field(sample.fields, self.fields.image, self._keys[index])
+        return self._read(sample.shard, sample.fields[name])
 
     def extras(self, index: int) -> dict[str, Any]:
-        """Label and caption, where the sample has them."""
+        """Label, caption and chosen fields, where the sample has them."""
         sample = self._samples[index]
-        return label_and_caption(
-            sample.fields, lambda name: _read(sample.shard, sample.fields[name]), self._keys[index]
-        )
+
+        def read(name: str) -> bytes:
+            return self._read(sample.shard, sample.fields[name])
+
+        return read_fields(sample.fields, read, self.fields, self._keys[index])
 
     def stream(self, shuffle_shards: int = 0, seed: int = 0) -> Any:
         """The items as a webdataset pipeline, an IterableDataset that splits shards by rank and DataLoader worker.
@@ -101,10 +155,13 @@ class WebDatasetImages(ImageDataset):
             seed: Of that shuffle.
 
         Raises:
-            DataError: members of one sample that are not adjacent, which a stream would tear apart.
+            DataError: members of one sample that are not adjacent, which a stream would tear apart; piped shards.
         """
         import webdataset  # heavy, and only this needs it
 
+        piped = next((shard for shard in self.shards if shard in self._pipes), None)
+        if piped is not None:
+            raise DataError(f"{self._name(piped)!r} cannot be streamed: read the dataset by index")
         torn = next((s for s in self._samples if not s.adjacent), None)
         if torn is not None:
             raise DataError(
@@ -124,45 +181,48 @@ class WebDatasetImages(ImageDataset):
     def _streamed(self, sample: dict[str, Any]) -> dict[str, Any]:
         key = self._key(sample["__key__"], Path(sample["__url__"]))
         fields = {name: value for name, value in sample.items() if not name.startswith("__")}
-        image = read_image(fields[image_field(fields, self.image_field, key)], self.policy, name=key)
-        pixels = to_tensor(fit_image(image, self.policy, self.multiple_of, name=key))
-        return {"image": pixels, "key": key, **label_and_caption(fields, fields.__getitem__, key)}
+        image = read_image(fields[image_field(fields, self.fields.image, key)], self.policy, name=key)
+        pixels = to_tensor(fit_image(image, self.policy_for(image), self.multiple_of, name=key))
+        return {"image": pixels, "key": key, **read_fields(fields, fields.__getitem__, self.fields, key)}
 
 
-def expand_shards(shards: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Paths of shards: brace lists expanded, folders listed and sorted.
+def expand_shards(shards: str | Path | Sequence[str | Path], allow_pipes: bool = False) -> list[str]:
+    """Names of shards: brace lists expanded, folders listed and sorted; pipes keep their ``pipe:`` in front.
 
     Raises:
-        DataError: nothing there, something remote, or one shard named twice.
+        DataError: nothing there, something remote, pipes that are not allowed, or one shard named twice.
     """
-    found: list[Path] = []
+    found: list[str] = []
     for item in [shards] if isinstance(shards, (str, Path)) else shards:
-        for name in _expand_braces(str(item)):
+        for name in _expand_braces(str(item), allow_pipes):
             path = Path(name)
-            inside = (
-                sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
-                if path.is_dir()
-                else [path]
-            )
+            inside = [name]
+            if not name.startswith(PREFIX) and path.is_dir():
+                inside = sorted(str(p) for p in path.glob("*.tar") if not p.name.startswith("."))
             if not inside:
                 raise DataError(f"{name!r} has no *.tar: give a folder of shards, or their paths")
             found += inside
     if not found:
         raise DataError("there are no shards in the list: give at least one")
-    for path, same in groupby(sorted(found)):
+    for name, same in groupby(sorted(found)):
         if len(list(same)) > 1:
-            raise DataError(f"shard {str(path)!r} is listed twice: leave one out")
+            raise DataError(f"shard {name!r} is listed twice: leave one out")
     return found
 
 
-def _expand_braces(text: str) -> list[str]:
+def _expand_braces(text: str, allow_pipes: bool) -> list[str]:
     import braceexpand  # comes with webdataset
 
-    if text.startswith("pipe:") or "://" in text:
+    if text.startswith(PREFIX):
+        if not allow_pipes:
+            raise DataError(
+                f"{text!r} is a shell command, not a local path: if you trust it, allow it to run with --allow-pipes (allow_pipes=True)"
+            )
+    elif "://" in text:
         raise DataError(
-            f"{text!r} is not a local path: download the shards first, vistok runs no commands and fetches nothing"
+            f"{text!r} is not a local path: download the shards first, vistok fetches nothing by itself"
         )
-    if "{" not in text or Path(text).exists():
+    if "{" not in text or (not text.startswith(PREFIX) and Path(text).exists()):
         return [text]
     try:
         return list(braceexpand.braceexpand(text))
@@ -172,63 +232,5 @@ def _expand_braces(text: str) -> list[str]:
         ) from error
 
 
-def _read(shard: Path, member: TarMember) -> bytes:
-    try:
-        with shard.open("rb") as stream:
-            stream.seek(member.offset)
-            data = stream.read(member.size)
-    except OSError as error:
-        raise DataError(f"{str(shard)!r} cannot be read: {error.strerror or error}") from error
-    if len(data) != member.size:
-        raise DataError(f"{str(shard)!r} has become shorter since it was indexed: build the dataset again")
-    return data
-
-
-def image_field(fields: dict[str, Any], wanted: str | None, key: str) -> str:
-    """Which field of a sample is its image.
-
-    Raises:
-        ImageError: none, or several.
-    """
-    names = [name for name in fields if name in _FIELDS] if wanted is None else [wanted] * (wanted in fields)
-    if len(names) == 1:
-        return names[0]
-    have = ", ".join(sorted(fields))
-    if names:
-        raise ImageError(
-            f"sample {key!r} has several images ({', '.join(sorted(names))}): say which with image_field"
-        )
-    raise ImageError(f"sample {key!r} has no image, its members are {have}: remove it, or set image_field")
-
-
-def label_and_caption(fields: dict[str, Any], read: Callable[[str], bytes], key: str) -> dict[str, Any]:
-    """``label`` and ``caption`` of a sample, where it has them.
-
-    Args:
-        fields: Names of its members.
-        read: Gives the bytes of one.
-        key: For error messages.
-
-    Raises:
-        DataError: they cannot be read.
-    """
-    found: dict[str, Any] = {}
-    name = ""
-    try:
-        if "json" in fields and not ("cls" in fields and "txt" in fields):
-            name = "json"
-            data = json.loads(read(name))
-            data = data if isinstance(data, dict) else {"label": data}
-            found |= {"label": int(data["label"])} if isinstance(data.get("label"), int) else {}
-            found |= {"caption": data["caption"]} if isinstance(data.get("caption"), str) else {}
-        if "cls" in fields:
-            name = "cls"
-            found["label"] = int(read(name))
-        if "txt" in fields:
-            name = "txt"
-            found["caption"] = read(name).decode()
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"member {name!r} of sample {key!r} cannot be read: {' '.join(str(error).split())}"
-        ) from error
-    return found
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns

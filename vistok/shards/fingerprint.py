@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from vistok.data import ImageDataset
 from vistok.errors import ShardError, VistokError
 from vistok.shards.loading import KeyedImages
 from vistok.shards.plan import Plan
-from vistok.spec import JSONData
 from vistok.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
@@ -100,17 +100,18 @@ def tokenizer_fields(tokenizer: Tokenizer) -> dict[str, Any]:
 def fingerprint(tokenizer: Tokenizer, dataset: KeyedImages, plan: Plan, container: str) -> Fingerprint:
     """The fingerprint of encoding a dataset by a tokenizer.
 
-    The dataset counts by its keys, its image ``policy`` where it has one, and the pixels of its first image. Those of
-    the others do not count, since reading them all to find out would cost as much as encoding.
+    The dataset counts by its keys, by what it says of itself where it can (``ImageDataset.describe``: image policy,
+    fields, buckets, views), and by the pixels of its first image. Those of the others do not count, since reading them
+    all to find out would cost as much as encoding.
     """
-    policy = getattr(dataset, "policy", None)
+    told = dataset.describe() if isinstance(dataset, ImageDataset) else {}
     return Fingerprint(
         {
             "format_version": FORMAT_VERSION,
             "container": container,
             **tokenizer_fields(tokenizer),
             "dtype": str(tokenizer_dtype(tokenizer)).removeprefix("torch."),
-            **(_flat("data", policy.to_json_data()) if isinstance(policy, JSONData) else {}),
+            **(_flat("data", told) if told else {}),
             "data.first_image": first_image_hash(dataset),
             "plan.num_samples": plan.num_samples,
             "plan.shard_size": plan.shard_size,
