@@ -25,8 +25,6 @@ from vistok.shards.exports.folder import RECORD_NAME
 
 DISCRETE = sorted(name for name, format_class in FORMATS.items() if format_class.kind != "continuous")
 CONTINUOUS = sorted(name for name, format_class in FORMATS.items() if format_class.kind != "discrete")
-# its import alone takes half a minute; its own tests write with it where it is installed
-SLOW_WRITER = "mds"
 
 
 def made_for(name, tokens_made, latents_made):
@@ -37,7 +35,7 @@ def made_for(name, tokens_made, latents_made):
     return format_class(), latents_made if format_class.kind == "continuous" else tokens_made
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != SLOW_WRITER])
+@pytest.mark.parametrize("name", FORMATS)
 def test_the_same_shards_give_the_same_bytes(tokens_made, latents_made, tmp_path, name, monkeypatch):
     to, made = made_for(name, tokens_made, latents_made)
     first = exported(made, to, tmp_path / "one" / "out")
