@@ -23,6 +23,7 @@ COMMANDS = {
     "test": ("vistok.cli.training", "the same on the recipe's test images"),
     "encode": ("vistok.cli.shards", "encode images to token shards"),
     "decode": ("vistok.cli.shards", "decode token shards to images"),
+    "export": ("vistok.cli.export", "write token shards in the format of other training code"),
     "verify": ("vistok.cli.shards", "check token shards for damage"),
     "eval": ("vistok.cli.evaluate", "measure a tokenizer's reconstructions"),
     "bench": ("vistok.cli.bench", "time the ops against their peers"),

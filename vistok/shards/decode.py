@@ -99,13 +99,14 @@ def file_name(key: str) -> str:
 
     No part is empty, starts with a dot, leaves the folder, or is too long for a file system.
     """
-    parts = [_safe_part(part) for part in key.split("/")]
+    parts = [safe_name(part) for part in key.split("/")]
     # a folder must not have the name of a file: key "a" gives a.png, key "a.png/b" must not need a folder a.png
     folders = [f"{part[:-4]}%2Epng" if part.endswith(".png") else part for part in parts[:-1]]
     return "/".join([*folders, f"{parts[-1]}.png"])
 
 
-def _safe_part(part: str) -> str:
+def safe_name(part: str) -> str:
+    """A name that any file system takes, for one part of a key; slashes and unsafe characters become percent codes."""
     if not part:
         return "%"
     encoded = part.encode("utf-8", "surrogatepass")

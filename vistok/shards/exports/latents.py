@@ -1,0 +1,44 @@
+"""Latents as diffusion models store them: channels first, and as the autoencoder gave them unless asked otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vistok.errors import ShardError
+from vistok.shards.exports.source import ExportSample
+from vistok.spec import LatentSpec, TokenizerSpec
+
+
+def channels_first(
+    sample: ExportSample, spec: TokenizerSpec, format_name: str, *, normalised: bool
+) -> NDArray[np.float32]:
+    """The latents (N, D) of a sample as (D, h, w).
+
+    Args:
+        sample: Continuous.
+        spec: Of its tokenizer.
+        format_name: For messages.
+        normalised: Keep the tokenizer's shift and scale; otherwise they are undone.
+
+    Raises:
+        ShardError: the token grid is not two-dimensional, or the latents are not what the spec says.
+    """
+    latents, grid = sample.tokens, sample.grid
+    if len(grid) != 2 or grid[0] * grid[1] != len(latents):
+        raise ShardError(
+            f"{format_name} holds latents on a grid (h, w), and {sample.key!r} has {len(latents)} on {grid}: "
+            "export to parquet or mds"
+        )
+    if not normalised and spec.latents is not None:
+        latents = _raw(latents, spec.latents)
+    return np.ascontiguousarray(latents.T.reshape(latents.shape[1], *grid), dtype=np.float32)
+
+
+def _raw(latents: NDArray[np.float32], spec: LatentSpec) -> NDArray[np.float64]:
+    if latents.shape[1] != spec.channels:
+        raise ShardError(
+            f"a sample has latents of {latents.shape[1]} channels, the spec says {spec.channels}"
+        )
+    raw: NDArray[np.float64] = latents.astype(np.float64) / np.array(spec.scale) + np.array(spec.shift)
+    return raw
