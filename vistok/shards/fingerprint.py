@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from vistok.errors import ShardError, VistokError
+from vistok.shards.latents import FLOAT32, LatentFormat
 from vistok.shards.loading import KeyedImages
 from vistok.shards.plan import Plan
 from vistok.spec import JSONData
@@ -97,7 +98,13 @@ def tokenizer_fields(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def fingerprint(tokenizer: Tokenizer, dataset: KeyedImages, plan: Plan, container: str) -> Fingerprint:
+def fingerprint(
+    tokenizer: Tokenizer,
+    dataset: KeyedImages,
+    plan: Plan,
+    container: str,
+    latents: LatentFormat = FLOAT32,
+) -> Fingerprint:
     """The fingerprint of encoding a dataset by a tokenizer.
 
     The dataset counts by its keys, its image ``policy`` where it has one, and the pixels of its first image. Those of
@@ -111,6 +118,7 @@ def fingerprint(tokenizer: Tokenizer, dataset: KeyedImages, plan: Plan, containe
             **tokenizer_fields(tokenizer),
             "dtype": str(tokenizer_dtype(tokenizer)).removeprefix("torch."),
             **(_flat("data", policy.to_json_data()) if isinstance(policy, JSONData) else {}),
+            **(_flat("latents", asdict(latents)) if tokenizer.spec.kind != "discrete" else {}),
             "data.first_image": first_image_hash(dataset),
             "plan.num_samples": plan.num_samples,
             "plan.shard_size": plan.shard_size,
