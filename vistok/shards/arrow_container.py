@@ -166,10 +166,12 @@ class OpenArrow:
         self._streams = {
             name: StreamReader(name, stream, columns) for name, stream in described["streams"].items()
         }
-        self._size: list[int] | tuple[Column, Column] = described["size"] or (
-            Column(columns.pop("height")),
-            Column(columns.pop("width")),
-        )
+        self._size: list[int] | tuple[Column, Column]
+        if described["size"] is None:
+            self._size = Column(columns.pop("height")), Column(columns.pop("width"))
+        else:
+            height, width = described["size"]
+            self._size = [int(height), int(width)]
         rest = columns.pop(JSON_COLUMN, None)
         self._rest = None if rest is None else Column(rest)
         optional = set(described["optional"])

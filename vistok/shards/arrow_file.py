@@ -50,13 +50,15 @@ def read_batch(path: Path) -> Any:
             buffer = file.read_buffer()  # keeps the mapping when the file is closed
     except (OSError, ValueError) as error:
         raise ShardError(f"{path} cannot be opened: {_reason(error)}") from error
-    check_framing(memoryview(buffer).cast("B"), path)
+    room = check_framing(memoryview(buffer).cast("B"), path)
     try:
         reader = pa.ipc.open_file(buffer, options=pa.ipc.IpcReadOptions(use_threads=False))
         if reader.num_record_batches != 1:
             raise ShardError(f"{path} is damaged: it has {reader.num_record_batches} record batches, not one")
         batch = reader.get_batch(0)
         batch.validate(full=True)
+        if pa.ipc.get_record_batch_size(batch) != room:
+            raise ShardError(f"{path} is damaged: its batch does not fill {room} bytes")
     except ShardError:
         raise
     except Exception as error:  # whatever Arrow makes of bytes that only look like a file of ours
@@ -64,8 +66,8 @@ def read_batch(path: Path) -> Any:
     return batch
 
 
-def check_framing(data: memoryview, path: Path) -> None:
-    """Makes sure that everything of a file but the body of its batch is as it was written.
+def check_framing(data: memoryview, path: Path) -> int:
+    """Makes sure that everything of a file but the body of its batch is as it was written; the bytes of batch and body.
 
     Raises:
         ShardError: it is not.
@@ -84,6 +86,7 @@ def check_framing(data: memoryview, path: Path) -> None:
     found = _checksum(data[:body_start], data[check - END_BYTES : check], data[footer:])
     if not body_start or struct.unpack("<I", data[check + len(MARK) : footer])[0] != found:
         raise ShardError(f"{path} is damaged: its metadata does not match its checksum")
+    return check - END_BYTES - _message_end(data, len(HEAD))
 
 
 def _footer_bytes(data: memoryview) -> int:
@@ -96,8 +99,12 @@ def _body_start(data: memoryview, end: int) -> int:
     for _ in range(2):
         if position + 8 > end or data[position : position + 4] != CONTINUED:
             return 0
-        position += 8 + cast(int, struct.unpack("<I", data[position + 4 : position + 8])[0])
+        position = _message_end(data, position)
     return position if position <= end else 0
+
+
+def _message_end(data: memoryview, start: int) -> int:
+    return start + 8 + cast(int, struct.unpack("<I", data[start + 4 : start + 8])[0])
 
 
 def _checksum(*pieces: memoryview) -> int:

@@ -103,7 +103,8 @@ class StreamReader:
         grid = described["grid"]
         self._grid: list[int] | None = None if grid is None else [int(side) for side in grid]
         self._grids = Column(columns.pop(f"{name}.grid")) if grid is None else None
-        if self._dtype not in DTYPES or not 0 <= self._bits <= 64 or self._width < 0:
+        packable = 0 < self._bits <= 64 and self._dtype == index_dtype(1 << self._bits)
+        if self._dtype not in DTYPES or not (packable or self._bits == 0) or self._width < 0:
             raise ShardError(f"the tokens of stream {name} are of a type that shards do not hold")
         lies_in = pa.from_numpy_dtype(np.dtype(_lies_in(self._dtype, self._bits)))
         if column.type.value_type != lies_in or column.null_count or column.values.null_count:

@@ -16,6 +16,7 @@ from vistok.errors import ShardError
 from vistok.shards.container import Block, Container, OpenShard, container
 from vistok.shards.directory import check_written, read_plan, read_spec
 from vistok.shards.fingerprint import Fingerprint, check_tokenizer
+from vistok.shards.latents import ChannelStatistics, combined
 from vistok.shards.plan import Plan
 from vistok.shards.rows import Rows
 from vistok.shards.sidecar import Sidecar
@@ -99,6 +100,11 @@ class ShardDataset(Dataset[dict[str, Any]]):
         """Reason by key of the images that were left out."""
         return {key: reason for sidecar in self.sidecars for key, reason in sidecar.skipped.items()}
 
+    @cached_property
+    def latent_statistics(self) -> dict[str, ChannelStatistics]:
+        """Mean and standard deviation of each channel of the continuous streams, over all samples."""
+        return combined(sidecar.latents for sidecar in self.sidecars)
+
     def keys(self) -> list[str]:
         """The key of each item, by position."""
         found: list[str] = []
@@ -125,10 +131,12 @@ class ShardDataset(Dataset[dict[str, Any]]):
         epoch: int = 0,
         rank: int | None = None,
         world: int | None = None,
+        batch_size: int | None = None,
     ) -> ShardStream:
-        """The same samples in sequence, split among ranks and workers, resumable; see ``ShardStream``."""
+        """The same samples in sequence, or whole batches, split among ranks and workers, resumable; see ``ShardStream``."""
         counts = [sidecar.n_out for sidecar in self.sidecars]
-        return ShardStream(self, counts, shuffle=shuffle, seed=seed, epoch=epoch, rank=rank, world=world)
+        split = {"rank": rank, "world": world, "batch_size": batch_size}
+        return ShardStream(self, counts, shuffle=shuffle, seed=seed, epoch=epoch, **split)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tables": {}}
