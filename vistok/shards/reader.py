@@ -72,6 +72,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
     def __getitems__(self, indices: Sequence[int] | NDArray[np.int64]) -> Rows:
         """Several items at once, by position; each shard is looked at once, whatever the order."""
         positions = np.asarray(indices, dtype=np.int64)
+        if not len(positions):
+            raise IndexError("no items are asked for: give at least one position")
         positions = np.where(positions < 0, positions + len(self), positions)
         outside = (positions < 0) | (positions >= len(self))
         if outside.any():
