@@ -191,7 +191,7 @@ def test_shards_of_another_tokenizer_are_not_decoded(place, shards, tmp_path, re
 
 def test_damaged_shards_are_not_decoded(place, shards, tmp_path, refused):
     shutil.copytree(shards, tmp_path / "shards")
-    (shard,) = (tmp_path / "shards").glob("*.tar")
+    (shard,) = (tmp_path / "shards").glob("shard-*.arrow")
     shard.write_bytes(shard.read_bytes()[:-700])
     argv = ["decode", "--tokenizer", place / "tokenizer", "--shards", tmp_path / "shards"]
     (line,) = refused(*argv, "--out", tmp_path / "a" / "png")

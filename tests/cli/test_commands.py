@@ -36,7 +36,7 @@ def test_images_go_to_shards_and_back(run_folder, tmp_path, capsys):
     assert main(["verify", shards]) == 0
     assert main(["decode", *tokenizer, "--shards", shards, "--out", str(tmp_path / "png")]) == 0
     assert len(list((tmp_path / "png").rglob("*.png"))) == 5
-    damaged = next((tmp_path / "shards").glob("shard-*.tar"))
+    damaged = next((tmp_path / "shards").glob("shard-*.arrow"))
     damaged.write_bytes(damaged.read_bytes()[:-700])
     capsys.readouterr()
     assert main(["verify", shards]) == 1

@@ -106,14 +106,14 @@ def test_a_limit_on_file_size_is_told_and_commits_nothing_short(tokenizer, tmp_p
     def work():
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
         try:
-            shards.encode(tokenizer, named(6), out, **OPTIONS)
+            shards.encode(tokenizer, named(6), out, container="tar", **OPTIONS)
         except ShardError as error:
             said.write_text(str(error))
 
     assert ended(forked(work)) == 0
     assert "File too large" in said.read_text()
     assert not list(out.glob("shard-*"))
-    shards.encode(tokenizer, named(6), out, **OPTIONS)
+    shards.encode(tokenizer, named(6), out, container="tar", **OPTIONS)
     assert shards.verify(out).ok
 
 
@@ -160,7 +160,7 @@ def test_a_signal_ends_the_run_with_word_of_what_is_kept(tokenizer, tmp_path, nu
     kept = len(list(out.glob("shard-*.json")))
     assert f"stopped: {kept} of 100 shards" in said.read_text()
     assert "run the same again" in said.read_text()
-    assert len(list(out.glob("shard-*.tar"))) in (kept, kept + 1)
+    assert len(list(out.glob("shard-*.arrow"))) in (kept, kept + 1)
     assert not list(out.glob(".vistok-temp-*"))
 
 
@@ -215,12 +215,12 @@ def test_a_killed_worker_is_reported(tokenizer, tmp_path):
 
     assert ended(forked(work)) == 0
     assert "a process that reads images died" in said.read_text()
-    assert not (tmp_path / "out" / "shard-000001.tar").exists()
+    assert not (tmp_path / "out" / "shard-000001.arrow").exists()
 
 
 def test_debris_of_a_dead_run_is_removed(tokenizer, tmp_path, whole):
     out = tmp_path / "out"
     out.mkdir()
-    (out / ".vistok-temp-shard-000000.tar").write_bytes(b"half")
+    (out / ".vistok-temp-shard-000000.arrow").write_bytes(b"half")
     shards.encode(tokenizer, named(6), out, **OPTIONS)
     assert tree(out) == whole

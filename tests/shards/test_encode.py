@@ -42,7 +42,7 @@ def test_continuous_latents_are_stored_in_float32(continuous, tmp_path):
 
 def test_plain_webdataset_reads_the_shards(tokenizer, tmp_path):
     images = Images(WEIRD[:8])
-    shards.encode(tokenizer, images, tmp_path / "out", **OPTIONS)
+    shards.encode(tokenizer, images, tmp_path / "out", container="tar", **OPTIONS)
     tars = sorted(str(path) for path in (tmp_path / "out").glob("*.tar"))
     found = list(webdataset.WebDataset(tars, shardshuffle=False).decode())
     tokens = shards.open(tmp_path / "out")
@@ -52,8 +52,9 @@ def test_plain_webdataset_reads_the_shards(tokenizer, tmp_path):
         assert sample["pixel.npy"].tolist() == item["indices"].tolist()
 
 
-def test_keys_of_every_kind_survive(tokenizer, tmp_path):
-    shards.encode(tokenizer, Images(WEIRD), tmp_path / "out", **OPTIONS)
+@pytest.mark.parametrize("container", ["tar", "arrow", "arrow-packed"])
+def test_keys_of_every_kind_survive(tokenizer, tmp_path, container):
+    shards.encode(tokenizer, Images(WEIRD), tmp_path / "out", container=container, **OPTIONS)
     tokens = shards.open(tmp_path / "out")
     assert tokens.keys() == sorted(WEIRD)
     assert [item["key"] for item in tokens] == sorted(WEIRD)
@@ -61,10 +62,13 @@ def test_keys_of_every_kind_survive(tokenizer, tmp_path):
     assert shards.verify(tmp_path / "out").ok
 
 
-def test_images_of_mixed_sizes_stay_in_the_order_of_the_plan(tokenizer, tmp_path):
+@pytest.mark.parametrize("container", ["tar", "arrow", "arrow-packed"])
+def test_images_of_mixed_sizes_stay_in_the_order_of_the_plan(tokenizer, tmp_path, container):
     sizes = {f"image_{i:04d}": (8 * (1 + i % 3), 8 * (1 + i % 2)) for i in range(14)}
     images = named(14, sizes=sizes)
-    shards.encode(tokenizer, images, tmp_path / "out", batch_size=2, shard_size=7, progress=False)
+    options = {"batch_size": 2, "shard_size": 7, "progress": False}
+    shards.encode(tokenizer, images, tmp_path / "out", container=container, **options)
+    assert shards.verify(tmp_path / "out").ok
     for item in shards.open(tmp_path / "out"):
         assert item["size"] == sizes[item["key"]]
         assert item["grid"] == (item["size"][0] // 8, item["size"][1] // 8)
@@ -92,7 +96,7 @@ def test_only_the_shards_that_are_missing_or_damaged_are_made_again(tokenizer, t
     shards.encode(tokenizer, named(12), out, **OPTIONS)
     whole = tree(out)
     (out / "shard-000000.json").write_text("")
-    (out / "shard-000002.tar").write_bytes(b"short")
+    (out / "shard-000002.arrow").write_bytes(b"short")
     (out / "index.json").unlink()
     assert shards.encode(tokenizer, named(12), out, **OPTIONS).num_shards_new == 2
     assert tree(out) == whole
@@ -100,7 +104,7 @@ def test_only_the_shards_that_are_missing_or_damaged_are_made_again(tokenizer, t
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"other": True}, "weights_hash"), ({"shard_size": 3}, "plan.shard_size"), ({"count": 7}, "plan.num_samples"),
+    [({"other": True}, "weights_hash"), ({"container": "tar"}, "container was"), ({"shard_size": 3}, "plan.shard_size"), ({"count": 7}, "plan.num_samples"),
      ({"size": 24}, "data.first_image")],
 )  # fmt: skip
 def test_another_run_in_the_same_directory_is_refused_by_field(
@@ -109,7 +113,11 @@ def test_another_run_in_the_same_directory_is_refused_by_field(
     shards.encode(tokenizer, named(6), tmp_path / "out", **OPTIONS)
     before = tree(tmp_path / "out")
     chosen = other_tokenizer if change.get("other") else tokenizer
-    options = {**OPTIONS, "shard_size": change.get("shard_size", 4)}
+    options = {
+        **OPTIONS,
+        "shard_size": change.get("shard_size", 4),
+        "container": change.get("container", "arrow"),
+    }
     with pytest.raises(ShardError, match=field):
         shards.encode(
             chosen, named(change.get("count", 6), size=change.get("size", 16)), tmp_path / "out", **options
@@ -128,8 +136,8 @@ def test_the_first_image_that_fails_ends_the_run_and_commits_nothing_short(token
     with pytest.raises(ShardError, match="'image_0006' cannot be encoded: torn apart"):
         shards.encode(tokenizer, images, tmp_path / "out", **OPTIONS)
     assert sorted(path.name for path in (tmp_path / "out").glob("*shard*")) == [
+        "shard-000000.arrow",
         "shard-000000.json",
-        "shard-000000.tar",
     ]
     shards.encode(tokenizer, named(8), tmp_path / "out", **OPTIONS)
     assert shards.verify(tmp_path / "out").ok
@@ -204,7 +212,17 @@ def test_a_missing_parent_is_made(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_size": 0}, {"shard_size": 0}, {"workers": -1}, {"on_error": "ignore"}]
+    "wrong",
+    [
+        {"container": "zip"},
+        {"latents": "int8"},
+        {"latents": "float16"},
+        {"moments": True},
+        {"batch_size": 0},
+        {"shard_size": 0},
+        {"workers": -1},
+        {"on_error": "ignore"},
+    ],
 )
 def test_wrong_arguments_are_refused(tokenizer, tmp_path, wrong):
     with pytest.raises(ShardError):

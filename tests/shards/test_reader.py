@@ -9,11 +9,11 @@ from vistok import shards
 from vistok.errors import ShardError
 
 
-@pytest.fixture(scope="module")
-def made(tokenizer, tmp_path_factory):
+@pytest.fixture(scope="module", params=["tar", "arrow", "arrow-packed"])
+def made(request, tokenizer, tmp_path_factory):
     out = tmp_path_factory.mktemp("made") / "out"
     images = named(30, fields={f"image_{i:04d}": {"label": i, "caption": f"number {i}"} for i in range(30)})
-    shards.encode(tokenizer, images, out, batch_size=4, shard_size=7, progress=False)
+    shards.encode(tokenizer, images, out, container=request.param, shard_size=7, progress=False)
     return out
 
 
@@ -89,13 +89,32 @@ def test_an_unfinished_output_is_read_with_a_warning(tokenizer, tmp_path):
     assert tokens.keys() == [f"image_{i:04d}" for i in range(4)]
 
 
-def test_an_index_outside_the_codebook_is_refused(tokenizer, tmp_path):
+@pytest.mark.parametrize("container", ["tar", "arrow"])
+def test_an_index_outside_the_codebook_is_refused(tokenizer, tmp_path, container):
     out = tmp_path / "out"
-    shards.encode(tokenizer, named(1), out, progress=False)
-    path = out / "shard-000000.tar"
+    shards.encode(tokenizer, named(3), out, container=container, progress=False)
+    (path,) = out.glob(f"shard-000000.{container}")
     data = bytearray(path.read_bytes())
-    place = 512 + 128
-    data[place] = 255
+    data[data.index(bytes(shards.open(out)[1]["indices"].flatten().tolist()))] = 255
     path.write_bytes(data)
-    with pytest.raises(ShardError, match="outside the codebook"):
-        shards.open(out)[0]
+    with pytest.raises(ShardError, match=r"image_0001.*outside the codebook of 200"):
+        shards.open(out)[1]
+    with pytest.raises(ShardError, match=r"image_0001.*outside the codebook of 200"):
+        shards.open(out).__getitems__([2, 1, 0])
+    assert shards.open(out)[2]["key"] == "image_0002"
+
+
+@pytest.mark.parametrize("order", [[3], [29, 0, 7, 7, 6, 28], list(range(30)), [-1, -30]])
+def test_items_read_together_are_those_read_alone(made, order):
+    tokens = shards.open(made)
+    rows = tokens.__getitems__(order)
+    alone = [tokens[i] for i in order]
+    assert len(rows) == len(order)
+    for together, item in zip(rows, alone, strict=True):
+        assert torch.equal(together.pop("indices"), item["indices"])
+        assert together == {name: value for name, value in item.items() if name != "indices"}
+    batch, expected = shards.collate(rows), shards.collate(alone)
+    assert batch.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(batch[name], value) if isinstance(value, torch.Tensor) else batch[name] == value
+    assert [item["key"] for item in rows[1:]] == [item["key"] for item in alone[1:]]

@@ -10,6 +10,9 @@ class Numbers:
     def __getitem__(self, index):
         return {"number": index}
 
+    def __getitems__(self, indices):
+        return [self[int(index)] for index in indices]
+
 
 COUNTS = [7, 0, 5, 9, 1]
 
@@ -58,6 +61,66 @@ def test_a_state_goes_on_where_it_was_taken():
         later = ShardStream(Numbers(), COUNTS, shuffle=True, seed=3)
         later.load_state_dict(stream.state_dict())
         assert seen + numbers(later) == whole
+
+
+def batches(stream):
+    return [batch["number"].tolist() for batch in stream]
+
+
+@pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 3)])
+def test_batches_hold_the_samples_in_their_order(rank, world):
+    options = {"shuffle": True, "rank": rank, "world": world}
+    found = batches(ShardStream(Numbers(), [3] * 50, batch_size=8, **options))
+    assert [number for batch in found for number in batch] == numbers(
+        ShardStream(Numbers(), [3] * 50, **options)
+    )
+    assert {len(batch) for batch in found[:-1]} == {8}
+    assert len(found) == len(ShardStream(Numbers(), [3] * 50, batch_size=8, **options))
+
+
+def loaded(stream, workers):
+    return batches(DataLoader(stream, batch_size=None, num_workers=workers))
+
+
+def test_any_number_of_workers_gives_the_same_batches_in_the_same_order():
+    stream = ShardStream(Numbers(), COUNTS, shuffle=True, batch_size=4)
+    assert loaded(stream, 0) == loaded(stream, 1) == loaded(stream, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loop_that_counts_its_batches_goes_on_with_other_workers(workers):
+    whole = loaded(ShardStream(Numbers(), COUNTS, shuffle=True, batch_size=4, epoch=1), 1)
+    stream = ShardStream(Numbers(), COUNTS, shuffle=True, batch_size=4)
+    stream.set_epoch(1)
+    stream.seek(3)
+    assert loaded(stream, workers) == whole[3:]
+    with pytest.raises(ShardError, match="has 6 steps"):
+        stream.seek(7)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_torchdata_resumes_each_worker_where_it_was(workers, batch_size):
+    loader = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+
+    def new():
+        stream = ShardStream(Numbers(), COUNTS, shuffle=True, seed=5, batch_size=batch_size)
+        return loader(stream, batch_size=None, num_workers=workers)
+
+    def told(items):
+        return [item["number"] if batch_size is None else item["number"].tolist() for item in items]
+
+    whole = told(new())
+    for stop in (1, 4):
+        first, seen = new(), []
+        for item in first:
+            seen.append(item)
+            if len(seen) == stop:
+                state = first.state_dict()
+                break
+        later = new()
+        later.load_state_dict(state)
+        assert told(seen) + told(later) == whole
 
 
 def test_a_state_of_another_stream_is_refused_by_name():

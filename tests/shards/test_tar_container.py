@@ -7,8 +7,14 @@ import pytest
 
 from vistok.errors import ShardError
 from vistok.shards.commit import replacing
-from vistok.shards.container import Sample
+from vistok.shards.container import Origin, Sample
 from vistok.shards.tar_container import TarContainer, parse_array, parse_meta
+from vistok.spec import StreamSpec, TokenizerSpec
+
+ORIGIN = Origin(
+    "0" * 64,
+    TokenizerSpec("t", "both", (StreamSpec("pixel", codebook_size=1000), StreamSpec("semantic", dim=3))),
+)
 
 
 def some_samples(count=5):
@@ -29,7 +35,7 @@ def some_samples(count=5):
 
 def written(path, samples):
     with replacing(path) as file:
-        TarContainer().write(file, samples)
+        TarContainer().write(file, samples, ORIGIN)
     return path
 
 

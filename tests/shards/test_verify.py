@@ -10,10 +10,20 @@ from vistok.errors import ShardError
 OPTIONS = {"batch_size": 2, "shard_size": 4, "progress": False}
 
 
+@pytest.fixture(scope="module", params=["tar", "arrow", "arrow-packed"])
+def container(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def made(tokenizer, tmp_path_factory):
+def suffix(container):
+    return container.partition("-")[0]
+
+
+@pytest.fixture(scope="module")
+def made(tokenizer, container, tmp_path_factory):
     out = tmp_path_factory.mktemp("made") / "out"
-    shards.encode(tokenizer, named(10), out, **OPTIONS)
+    shards.encode(tokenizer, named(10), out, container=container, **OPTIONS)
     return out
 
 
@@ -36,21 +46,21 @@ def test_an_intact_output_has_no_problems(out):
     assert shards.verify(out, full=False).ok
 
 
-def test_every_cut_of_a_shard_is_found(out):
-    path = out / "shard-000001.tar"
+def test_every_cut_of_a_shard_is_found(out, suffix):
+    path = out / f"shard-000001.{suffix}"
     data = path.read_bytes()
     for length in range(0, len(data), 512):
         path.write_bytes(data[:length])
-        assert "shard-000001.tar" in only_problem(out, full=False)
+        assert f"shard-000001.{suffix}" in only_problem(out, full=False)
 
 
-def test_a_flipped_byte_is_found(out):
-    path = out / "shard-000001.tar"
+def test_a_flipped_byte_is_found(out, suffix):
+    path = out / f"shard-000001.{suffix}"
     for place in range(0, path.stat().st_size, 997):
         data = bytearray(path.read_bytes())
         data[place] ^= 1
         path.write_bytes(data)
-        assert "shard-000001.tar is damaged" in only_problem(out)
+        assert f"shard-000001.{suffix} is damaged" in only_problem(out)
         data[place] ^= 1
         path.write_bytes(data)
 
@@ -65,7 +75,7 @@ def test_a_missing_or_damaged_record_is_found(out, text):
 @pytest.mark.parametrize(
     ("field", "value"),
     [("n_in", 3), ("n_out", 3), ("skipped", {"x": "y"}), ("sha256", "0" * 64), ("fingerprint", "0" * 64),
-     ("file", "shard-000000.tar"), ("num_tokens", 1), ("bytes", 1), ("bytes", "1")],
+     ("file", "shard-000000.x"), ("num_tokens", 1), ("bytes", 1), ("bytes", "1")],
 )  # fmt: skip
 def test_a_record_that_says_something_else_is_found(out, field, value):
     path = out / "shard-000001.json"
@@ -73,35 +83,35 @@ def test_a_record_that_says_something_else_is_found(out, field, value):
     assert "shard-000001" in only_problem(out)
 
 
-def test_a_missing_shard_is_found(out):
-    (out / "shard-000001.tar").unlink()
+def test_a_missing_shard_is_found(out, suffix):
+    (out / f"shard-000001.{suffix}").unlink()
     report = shards.verify(out)
-    assert "shard-000001.tar" in report.problems[0]
+    assert f"shard-000001.{suffix}" in report.problems[0]
     assert "index.json names shards that are missing" in report.problems[1]
 
 
-def test_a_shard_of_the_plan_that_was_never_made_is_found(out):
-    (out / "shard-000002.tar").unlink()
+def test_a_shard_of_the_plan_that_was_never_made_is_found(out, suffix):
+    (out / f"shard-000002.{suffix}").unlink()
     (out / "shard-000002.json").unlink()
-    assert "shard-000002.tar is missing" in only_problem(out)
+    assert f"shard-000002.{suffix} is missing" in only_problem(out)
 
 
-def test_a_shard_that_is_not_in_the_plan_is_found(out):
-    shutil.copy(out / "shard-000001.tar", out / "shard-000007.tar")
-    assert "shard-000007.tar is not in the plan" in only_problem(out)
+def test_a_shard_that_is_not_in_the_plan_is_found(out, suffix):
+    shutil.copy(out / f"shard-000001.{suffix}", out / f"shard-000007.{suffix}")
+    assert f"shard-000007.{suffix} is not in the plan" in only_problem(out)
 
 
-def test_a_shard_of_another_run_is_found(out, other_tokenizer, tmp_path):
-    shards.encode(other_tokenizer, named(10), tmp_path / "other", **OPTIONS)
-    for suffix in ("tar", "json"):
-        shutil.copy(tmp_path / "other" / f"shard-000001.{suffix}", out)
+def test_a_shard_of_another_run_is_found(out, other_tokenizer, tmp_path, suffix, container):
+    shards.encode(other_tokenizer, named(10), tmp_path / "other", container=container, **OPTIONS)
+    for ending in (suffix, "json"):
+        shutil.copy(tmp_path / "other" / f"shard-000001.{ending}", out)
     assert "belongs to another run" in only_problem(out)
     with pytest.raises(ShardError, match="another run"):
         shards.open(out)
 
 
-def test_shards_that_changed_places_are_found(out):
-    first, second = (out / f"shard-00000{i}.tar" for i in (0, 1))
+def test_shards_that_changed_places_are_found(out, suffix):
+    first, second = (out / f"shard-00000{i}.{suffix}" for i in (0, 1))
     data = first.read_bytes(), second.read_bytes()
     first.write_bytes(data[1])
     second.write_bytes(data[0])
@@ -125,12 +135,12 @@ def test_a_plan_with_another_key_is_found(out):
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "\udcff"])
-def test_a_missing_or_damaged_index_is_found_and_rebuilt(out, tokenizer, text):
+def test_a_missing_or_damaged_index_is_found_and_rebuilt(out, tokenizer, text, container):
     path = out / "index.json"
     before = path.read_bytes()
     path.unlink() if text is None else path.write_bytes(text.encode("utf-8", "surrogateescape"))
     assert "index.json" in only_problem(out)
-    shards.encode(tokenizer, named(10), out, **OPTIONS)
+    shards.encode(tokenizer, named(10), out, container=container, **OPTIONS)
     assert path.read_bytes() == before
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vistok.cli import OK
+from vistok.cli import OK, UsageError
 from vistok.cli.arguments import positive
 
 if TYPE_CHECKING:
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
-        "ops", nargs="*", metavar="OP", help="nearest_code, vq_step, ... (default: all; see --list)"
+        "ops",
+        nargs="*",
+        metavar="OP",
+        help="nearest_code, vq_step, ... (default: all; see --list), or read: token shards against other files",
     )
     parser.add_argument("--list", action="store_true", help="list the ops and what they measure")
     parser.add_argument(
@@ -53,10 +56,17 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     from vistok.bench.report import machine, read_rows
     from vistok.bench.run import Settings
 
+    if "read" in arguments.ops:
+        if arguments.ops != ["read"]:
+            raise UsageError("read is measured alone; see vistok bench --help")
+        return _bench_reading(arguments)
     if arguments.list:
         width = max(map(len, bench.OPS))
         for name, cases in bench.OPS.items():
             print(f"{name:<{width}}  {(cases.__doc__ or '').splitlines()[0]}")
+        print(
+            f"{'read':<{width}}  Token shards read as training batches, against one .npy an image and webdataset."
+        )
         return OK
     if arguments.read:
         rows = [row for path in arguments.read for row in read_rows(Path(path))]
@@ -76,6 +86,21 @@ def run(command: str, arguments: argparse.Namespace) -> int:
         print(f"{arguments.out}/bench.csv, {arguments.out}/bench.png")
     if arguments.markdown:
         _show_markdown(rows)
+    return OK
+
+
+def _bench_reading(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from vistok.bench import reading
+
+    setting = reading.QUICK if arguments.quick else replace(reading.Setting(), repeats=arguments.repeats)
+    rows, out = reading.run(setting), Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    reading.write_csv(rows, out / "read.csv")
+    print(
+        f"{rows[0].device}, {rows[0].threads} threads, one process\n\n{reading.table(rows)}\n\n{out}/read.csv"
+    )
     return OK
 
 

@@ -50,6 +50,23 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help="processes that read images (default: 0)",
         )
+        parser.add_argument(
+            "--container",
+            choices=("arrow", "arrow-packed", "tar"),
+            default="arrow",
+            help="file format: arrow; arrow-packed, fewest bytes; tar, five times the bytes (default: arrow)",
+        )
+        parser.add_argument(
+            "--latents",
+            choices=("float32", "float16", "bfloat16"),
+            default="float32",
+            help="type of stored latents, of a continuous tokenizer (default: float32)",
+        )
+        parser.add_argument(
+            "--moments",
+            action="store_true",
+            help="store latents as means and standard deviations to draw from",
+        )
     else:
         parser.add_argument("--shards", required=True, help="directory that `vistok encode` wrote")
         parser.add_argument("--out", required=True, help="directory to write PNG files into")
@@ -78,6 +95,9 @@ def run(command: str, arguments: argparse.Namespace) -> int:
         shard_size=arguments.shard_size,
         on_error=arguments.on_error,
         workers=arguments.workers,
+        container=arguments.container,
+        latents=arguments.latents,
+        moments=arguments.moments,
     )
     print(summary)
     return OK

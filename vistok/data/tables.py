@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import importlib.util
 import math
 import os
 from bisect import bisect_right
@@ -52,7 +51,6 @@ class TableImages(ImageDataset):
         fields: Fields | None = None,
     ) -> None:
         super().__init__(policy, multiple_of)
-        _check_pyarrow()
         names = _named(files)
         self._files = [_opened(path) for _, path in names]
         where = repr(str(names[0][1]))
@@ -199,10 +197,3 @@ def _opened(path: Path) -> ArrowRows | ParquetRows:
     if path.is_dir():
         raise DataError(f"{str(path)!r} is a folder: give one folder, or files")
     return ParquetRows(path) if path.suffix == ".parquet" else ArrowRows(path)
-
-
-def _check_pyarrow() -> None:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise DataError(
-            "Parquet and Arrow files are read by pyarrow, which is not installed: pip install pyarrow"
-        )

@@ -57,16 +57,21 @@ class Gaussian(Continuous):
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Samples in training mode, takes the mean otherwise."""
         with torch.autocast(latent.device.type, enabled=False):
-            mean, log_variance = self._moments(latent)
+            mean, log_variance = self._split(latent)
             quantized = self._draw(mean, log_variance) if self.training else mean
             divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
             return QuantizerOutput(quantized, None, {"kl": divergence.sum() / latent.shape[0]})
 
     def sample(self, latent: Tensor) -> Tensor:
         """Draws from the distribution: (B, ..., 2 D) -> (B, ..., D)."""
-        return self._draw(*self._moments(latent))
+        return self._draw(*self._split(latent))
 
-    def _moments(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the distribution: (B, ..., 2 D) -> twice (B, ..., D)."""
+        mean, log_variance = self._split(latent)
+        return mean, (0.5 * log_variance).exp()
+
+    def _split(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = _finite(as_latent(latent, self.dim_in)).chunk(2, dim=-1)
         return mean, log_variance.clamp(-30, 20)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from vistok.data import ImageDataset
 from vistok.errors import ShardError, VistokError
+from vistok.shards.latents import FLOAT32, LatentFormat
 from vistok.shards.loading import KeyedImages
 from vistok.shards.plan import Plan
 from vistok.tokenizer import Tokenizer
@@ -97,7 +98,13 @@ def tokenizer_fields(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def fingerprint(tokenizer: Tokenizer, dataset: KeyedImages, plan: Plan, container: str) -> Fingerprint:
+def fingerprint(
+    tokenizer: Tokenizer,
+    dataset: KeyedImages,
+    plan: Plan,
+    container: str,
+    latents: LatentFormat = FLOAT32,
+) -> Fingerprint:
     """The fingerprint of encoding a dataset by a tokenizer.
 
     The dataset counts by its keys, by what it says of itself where it can (``ImageDataset.describe``: image policy,
@@ -112,6 +119,7 @@ def fingerprint(tokenizer: Tokenizer, dataset: KeyedImages, plan: Plan, containe
             **tokenizer_fields(tokenizer),
             "dtype": str(tokenizer_dtype(tokenizer)).removeprefix("torch."),
             **(_flat("data", told) if told else {}),
+            **(_flat("latents", asdict(latents)) if tokenizer.spec.kind != "discrete" else {}),
             "data.first_image": first_image_hash(dataset),
             "plan.num_samples": plan.num_samples,
             "plan.shard_size": plan.shard_size,

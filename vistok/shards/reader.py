@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from vistok.errors import ShardError
-from vistok.shards.container import Container, OpenShard, Sample, container
+from vistok.shards.container import Block, Container, OpenShard, container
 from vistok.shards.directory import check_written, read_plan, read_spec
 from vistok.shards.fingerprint import Fingerprint, check_tokenizer
+from vistok.shards.latents import ChannelStatistics, combined
 from vistok.shards.plan import Plan
+from vistok.shards.rows import Rows
 from vistok.shards.sidecar import Sidecar
 from vistok.shards.stream import ShardStream
-from vistok.spec import StreamSpec
 from vistok.tokenizer import Tokenizer
 
 MAX_TABLES = 4096
-OWN_FIELDS = frozenset(("key", "size", "grid", "indices", "latents", "streams"))
 
 
 class ShardDataset(Dataset[dict[str, Any]]):
     """The samples of all finished shards in a directory, in the order of the plan.
 
     An item is a dict of ``key``, ``size`` (H, W) in pixels, ``grid``, and either ``indices`` (N, S) int64 or ``latents``
-    (N, D) float32, beside what the images' dataset said (``label``, ``caption``, ...). A tokenizer with several streams
-    also has ``streams``: the same three by stream name.
+    (N, D) float32, with their ``std`` (N, D) where moments were stored, beside what the images' dataset said (``label``,
+    ``caption``, ...). A tokenizer with several streams also has ``streams``: the same by stream name.
+
+    A DataLoader with ``collate_fn=vistok.shards.collate`` reads a batch at once, which is many times faster than item by
+    item. Arrow shards are mapped into memory, where all processes that read them share them.
 
     No file is held open between reads, so it works in DataLoader workers however they are started.
 
@@ -53,6 +55,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
         self.spec = read_spec(self.path)
         self._box: Container = container(str(self.fingerprint.fields.get("container")))
         self.sidecars = _committed(self.path, self.fingerprint)
+        self._moments = self.fingerprint.fields.get("latents.moments") is True
+        self._places = {shard_of(sidecar): place for place, sidecar in enumerate(self.sidecars)}
         self._starts = np.cumsum([0, *(sidecar.n_out for sidecar in self.sidecars)])
         self._tables: dict[int, OpenShard] = {}
 
@@ -61,14 +65,29 @@ class ShardDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int | str) -> dict[str, Any]:
         if isinstance(index, str):
-            return self._by_key(index)
-        position = int(index)
-        if position < 0:
-            position += len(self)
-        if not 0 <= position < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
-        return self._item(self._table(shard).read(position - int(self._starts[shard])))
+            index = self._position(index)
+        item: dict[str, Any] = self.__getitems__([index])[0]
+        return item
+
+    def __getitems__(self, indices: Sequence[int] | NDArray[np.int64]) -> Rows:
+        """Several items at once, by position; each shard is looked at once, whatever the order."""
+        positions = np.asarray(indices, dtype=np.int64)
+        if not len(positions):
+            raise IndexError("no items are asked for: give at least one position")
+        positions = np.where(positions < 0, positions + len(self), positions)
+        outside = (positions < 0) | (positions >= len(self))
+        if outside.any():
+            raise IndexError(f"sample {indices[int(outside.argmax())]} of {len(self)}")
+        order = np.argsort(positions, kind="stable")
+        ascending = positions[order]
+        shards = np.searchsorted(self._starts, ascending, side="right") - 1
+        cuts = np.flatnonzero(np.diff(shards)) + 1
+        parts: list[Block] = []
+        for piece, shard in zip(np.split(ascending, cuts), shards[np.r_[0, cuts]].tolist(), strict=True):
+            parts.append(self._table(shard).take(piece - self._starts[shard]))
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        return Rows(parts, places, self.spec, self._moments, self.path)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
@@ -82,6 +101,11 @@ class ShardDataset(Dataset[dict[str, Any]]):
     def skipped(self) -> dict[str, str]:
         """Reason by key of the images that were left out."""
         return {key: reason for sidecar in self.sidecars for key, reason in sidecar.skipped.items()}
+
+    @cached_property
+    def latent_statistics(self) -> dict[str, ChannelStatistics]:
+        """Mean and standard deviation of each channel of the continuous streams, over all samples."""
+        return combined(sidecar.latents for sidecar in self.sidecars)
 
     def keys(self) -> list[str]:
         """The key of each item, by position."""
@@ -109,23 +133,24 @@ class ShardDataset(Dataset[dict[str, Any]]):
         epoch: int = 0,
         rank: int | None = None,
         world: int | None = None,
+        batch_size: int | None = None,
     ) -> ShardStream:
-        """The same samples in sequence, split among ranks and workers, resumable; see ``ShardStream``."""
+        """The same samples in sequence, or whole batches, split among ranks and workers, resumable; see ``ShardStream``."""
         counts = [sidecar.n_out for sidecar in self.sidecars]
-        return ShardStream(self, counts, shuffle=shuffle, seed=seed, epoch=epoch, rank=rank, world=world)
+        split = {"rank": rank, "world": world, "batch_size": batch_size}
+        return ShardStream(self, counts, shuffle=shuffle, seed=seed, epoch=epoch, **split)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tables": {}}
 
-    def _by_key(self, key: str) -> dict[str, Any]:
+    def _position(self, key: str) -> int:
         number = self.plan.number(key)
-        shard = number // self.plan.shard_size
-        for place, sidecar in enumerate(self.sidecars):
-            if shard_of(sidecar) == shard and key not in sidecar.skipped:
-                table = self._table(place)
-                position = int(np.searchsorted(table.numbers, number))
-                if position < len(table.numbers) and table.numbers[position] == number:
-                    return self._item(table.read(position))
+        place = self._places.get(number // self.plan.shard_size)
+        if place is not None:
+            numbers = self._table(place).numbers
+            row = int(np.searchsorted(numbers, number))
+            if row < len(numbers) and numbers[row] == number:
+                return int(self._starts[place]) + row
         raise KeyError(key)
 
     def _table(self, place: int) -> OpenShard:
@@ -138,17 +163,10 @@ class ShardDataset(Dataset[dict[str, Any]]):
                 raise ShardError(
                     f"{self.path / sidecar.file} holds {len(table.numbers)} samples, its record says {sidecar.n_out}"
                 )
+            if table.fingerprint not in ("", sidecar.fingerprint):
+                raise ShardError(f"{self.path / sidecar.file} belongs to another run: encode again")
             self._tables[place] = table
         return self._tables[place]
-
-    def _item(self, sample: Sample) -> dict[str, Any]:
-        streams = {s.name: _tokens(sample, s, self.path) for s in self.spec.streams}
-        fields = {name: value for name, value in sample.meta.items() if name not in OWN_FIELDS}
-        item = {**fields, "key": sample.meta["key"], "size": tuple(sample.meta["size"])}
-        item.update(streams[self.spec.main.name])
-        if len(streams) > 1:
-            item["streams"] = streams
-        return item
 
 
 def open(out: str | Path, tokenizer: Tokenizer | None = None) -> ShardDataset:
@@ -195,16 +213,3 @@ def _committed(out: Path, fingerprint: Fingerprint) -> list[Sidecar]:
             stacklevel=4,
         )
     return sorted(sidecars, key=shard_of)
-
-
-def _tokens(sample: Sample, stream: StreamSpec, out: Path) -> dict[str, Any]:
-    array = sample.arrays.get(stream.name)
-    grid = sample.meta["grid"].get(stream.name)
-    where = f"{out}: sample {json.dumps(sample.meta['key'])}"
-    if array is None or grid is None:
-        raise ShardError(f"{where} has no stream {stream.name}")
-    if array.dtype.kind == "f":
-        return {"latents": torch.from_numpy(array.copy()), "grid": tuple(grid)}
-    if stream.codebook_size is None or (array.size and int(array.max()) >= stream.codebook_size):
-        raise ShardError(f"{where} has an index outside the codebook of {stream.codebook_size} codes")
-    return {"indices": torch.from_numpy(array.astype(np.int64)), "grid": tuple(grid)}

@@ -15,6 +15,7 @@ from vistok.shards.batching import same_size_batches
 from vistok.shards.container import Sample
 from vistok.shards.failures import Failures
 from vistok.shards.fingerprint import tokenizer_device
+from vistok.shards.latents import FLOAT32, LatentFormat
 from vistok.shards.loading import Loaded, reason_of
 from vistok.spec import StreamSpec, index_dtype
 from vistok.tokenizer import Encoded, StreamTokens, Tokenizer
@@ -28,6 +29,7 @@ class SampleEncoder:
         batch_size: Images of equal size that are encoded together; batches never cross shards.
         failures: Told of each image that fails.
         on_batch: Called with the number of images and of tokens that are done.
+        latents: How the latents of a continuous tokenizer are stored.
     """
 
     def __init__(
@@ -36,11 +38,12 @@ class SampleEncoder:
         batch_size: int,
         failures: Failures,
         on_batch: Callable[[int, int], None] = lambda images, tokens: None,
+        latents: LatentFormat = FLOAT32,
     ) -> None:
         self._tokenizer, self._batch_size, self._failures = tokenizer, batch_size, failures
         self._streams = {stream.name: stream for stream in tokenizer.spec.streams}
         self._device = tokenizer_device(tokenizer)
-        self._on_batch = on_batch
+        self._on_batch, self._latents = on_batch, latents
 
     def samples(self, images: Iterable[Loaded], numbers: range) -> Iterator[Sample]:
         """The samples of a shard in the order of the plan, without those that failed.
@@ -78,7 +81,9 @@ class SampleEncoder:
         """One batch; if the tokenizer refuses it, each image alone, to find out which one it is."""
         pixels = torch.stack([image.image for image in batch if image.image is not None])
         try:
-            encoded = self._tokenizer.encode(pixels.to(self._device), sample=False)
+            pixels = pixels.to(self._device)
+            encode = self._tokenizer.moments if self._latents.moments else self._tokenizer.encode
+            encoded = encode(pixels)
         except (VistokError, ValueError) as error:
             if len(batch) > 1:
                 return {number: sample for image in batch for number, sample in self._encode([image]).items()}
@@ -90,7 +95,8 @@ class SampleEncoder:
             sample = _sample(image, place, encoded, streams)
             broken = [name for name, array in sample.arrays.items() if not np.isfinite(array).all()]
             if broken:
-                self._fail(image, f"its latents of stream {broken[0]} are NaN or Inf")
+                told = f"NaN, Inf or too large for {self._latents.dtype}"
+                self._fail(image, f"its latents of stream {broken[0]} are {told}")
                 result[image.number] = None
                 continue
             self._on_batch(1, sum(len(array) for array in sample.arrays.values()))
@@ -101,7 +107,7 @@ class SampleEncoder:
         if name not in self._streams:
             raise ShardError(f"the tokenizer gives stream {name!r}, which its spec does not name")
         if tokens.indices is None:
-            return tokens.values.detach().to("cpu", torch.float32).numpy()
+            return self._latents.rounded(tokens.values.detach().to("cpu", torch.float32).numpy())
         return narrow(tokens.indices, self._streams[name])
 
 

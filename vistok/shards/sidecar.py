@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from vistok.errors import ShardError
+from vistok.shards.latents import combined
 from vistok.shards.plan import Plan
 
 INDEX_NAME = "index.json"
@@ -28,6 +30,7 @@ class Sidecar:
         bytes: Its size.
         sha256: Its hash, in hex.
         fingerprint: Hash of the run's fingerprint.
+        latents: By continuous stream, count, mean and summed squared deviations of each channel; not written if empty.
     """
 
     file: str
@@ -38,10 +41,12 @@ class Sidecar:
     bytes: int
     sha256: str
     fingerprint: str
+    latents: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The record as JSON text."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+        data = {name: value for name, value in asdict(self).items() if name != "latents" or value}
+        return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Sidecar:
@@ -56,9 +61,9 @@ class Sidecar:
             raise ShardError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
             raise ShardError(f"{path} is damaged: {error}") from error
-        if not isinstance(data, dict) or set(data) != {field.name for field in fields(cls)}:
+        if not isinstance(data, dict) or {*data, "latents"} != {field.name for field in fields(cls)}:
             raise ShardError(f"{path} is damaged: it has not the fields of a shard's record")
-        kinds = {"file": str, "sha256": str, "fingerprint": str, "skipped": dict}
+        kinds = {"file": str, "sha256": str, "fingerprint": str, "skipped": dict, "latents": dict}
         if not all(type(value) is kinds.get(name, int) for name, value in data.items()):
             raise ShardError(f"{path} is damaged: a field has the wrong type")
         sidecar = cls(**data)
@@ -66,6 +71,7 @@ class Sidecar:
             raise ShardError(
                 f"{path} is damaged: {sidecar.n_in} in is not {sidecar.n_out} out and {len(sidecar.skipped)} skipped"
             )
+        combined([sidecar.latents])  # raises what is damaged in them
         return sidecar
 
 
@@ -98,8 +104,8 @@ def read_committed(out: Path, shard: int, fingerprint: str) -> Sidecar | None:
 
 
 def index_text(sidecars: Sequence[Sidecar], plan: Plan, fingerprint: str) -> str:
-    """The index, as JSON text: totals and one line a shard, from the records alone."""
-    totals = {
+    """The index, as JSON text: totals, mean and standard deviation of latents, one line a shard; from the records alone."""
+    totals: dict[str, Any] = {
         "fingerprint": fingerprint,
         "num_shards": len(sidecars),
         "num_shards_planned": plan.num_shards,
@@ -109,6 +115,12 @@ def index_text(sidecars: Sequence[Sidecar], plan: Plan, fingerprint: str) -> str
         "num_tokens": sum(s.num_tokens for s in sidecars),
         "bytes": sum(s.bytes for s in sidecars),
     }
+    latents = combined(s.latents for s in sidecars)
+    if latents:
+        totals["latents"] = {
+            name: {"count": found.count, "mean": found.mean.tolist(), "std": found.std.tolist()}
+            for name, found in latents.items()
+        }
     lines = [
         json.dumps(
             {

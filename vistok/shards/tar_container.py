@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 
 from vistok.errors import ShardError
 from vistok.shards.commit import HashedFile
-from vistok.shards.container import Sample
+from vistok.shards.container import Block, Origin, Sample
 
 BLOCK = 512
 RECORD = 10240
 MAX_ARRAY_BYTES = 1 << 30
 MAX_META_BYTES = 1 << 24
 MEMBER_NAME = re.compile(r"(\d{9,12})\.(?:json|([A-Za-z0-9_]+)\.npy)", re.ASCII)
-ARRAY_TYPES = frozenset(np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64", "float32"))
+ARRAY_TYPES = frozenset(
+    np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64", "float16", "float32")
+)
 
 
 class TarContainer:
@@ -38,7 +40,7 @@ class TarContainer:
     name = "tar"
     suffix = ".tar"
 
-    def write(self, file: HashedFile, samples: Iterable[Sample]) -> int:
+    def write(self, file: HashedFile, samples: Iterable[Sample], origin: Origin) -> int:
         """Writes samples in the order given; returns how many."""
         count = 0
         for sample in samples:
@@ -70,6 +72,8 @@ class OpenTar:
     It holds no file open between calls, so it may be pickled, forked, and kept for any number of shards.
     """
 
+    fingerprint = ""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._file() as fd:
@@ -98,6 +102,10 @@ class OpenTar:
             arrays[stream] = parse_array(piece, f"{self._path}: sample {number}, stream {stream}")
         meta = parse_meta(data[members[-1][0] - start :], f"{self._path}: sample {number}")
         return Sample(number, arrays, meta)
+
+    def take(self, positions: NDArray[np.int64]) -> Block:
+        """The samples at some positions, at least one, in that order; each is a read of its own."""
+        return Block.of([self.read(int(position)) for position in positions])
 
     def _scan(self, fd: int) -> None:
         """Finds all members. Every sample must have the same streams, each once, and then its JSON."""

@@ -10,6 +10,7 @@ from vistok.errors import ShardError
 from vistok.shards.container import Container, Sample, container
 from vistok.shards.directory import check_written, read_plan, read_spec
 from vistok.shards.fingerprint import Fingerprint
+from vistok.shards.latents import LatentStatistics
 from vistok.shards.plan import Plan
 from vistok.shards.sidecar import INDEX_NAME, Sidecar, hash_file, index_text, shard_name, sidecar_path
 from vistok.spec import TokenizerSpec
@@ -126,20 +127,29 @@ def _check_shard(
     except OSError as error:
         raise ShardError(f"{path} cannot be read: {error.strerror}") from error
     if full:
+        moments = marks.fields.get("latents.moments") is True
         expected = [number for number, key in zip(numbers, keys, strict=True) if key not in sidecar.skipped]
-        _check_samples(path, sidecar, expected, plan, spec, box)
+        _check_samples(path, sidecar, expected, plan, spec, box, moments)
     return sidecar
 
 
 def _check_samples(
-    path: Path, sidecar: Sidecar, expected: list[int], plan: Plan, spec: TokenizerSpec, box: Container
+    path: Path,
+    sidecar: Sidecar,
+    expected: list[int],
+    plan: Plan,
+    spec: TokenizerSpec,
+    box: Container,
+    moments: bool,
 ) -> None:
     shard = box.open(path)
+    if shard.fingerprint not in ("", sidecar.fingerprint):
+        raise ShardError(f"{path} belongs to another run: it has another fingerprint than its record")
     if shard.numbers.tolist() != expected:
         raise ShardError(
             f"{path} holds {len(shard.numbers)} samples, not the {len(expected)} of plan and record"
         )
-    num_tokens = 0
+    num_tokens, statistics = 0, LatentStatistics(moments)
     for position, number in enumerate(expected):
         sample = shard.read(position)
         if sample.meta["key"] != plan.keys[number]:
@@ -147,8 +157,11 @@ def _check_samples(
                 f"{path}: sample {number} is {sample.meta['key']!r}, the plan says {plan.keys[number]!r}"
             )
         num_tokens += _check_tokens(path, sample, spec)
+        statistics.add(sample.arrays)
     if num_tokens != sidecar.num_tokens:
         raise ShardError(f"{path} holds {num_tokens} tokens, its record says {sidecar.num_tokens}")
+    if not statistics.agree_with(sidecar.latents):
+        raise ShardError(f"{path} holds latents of another mean or deviation than its record says")
 
 
 def _check_tokens(path: Path, sample: Sample, spec: TokenizerSpec) -> int:
@@ -186,7 +199,12 @@ def _index_problems(out: Path, good: list[Sidecar], plan: Plan, marks: Fingerpri
     except UnicodeDecodeError:
         yield f"{path} is damaged: it is not text; run encode again to rebuild it"
         return
-    if text != index_text(good, plan, marks.sha256):
+    try:
+        expected = index_text(good, plan, marks.sha256)
+    except ShardError as error:
+        yield f"{path} cannot be compared: {error}"
+        return
+    if text != expected:
         if len(good) < plan.num_shards:
             yield f"{path} names shards that are missing or damaged"
         else:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vistok.backbones.base import Decoder, Encoder, FeatureHead
 from vistok.errors import ImageError, TokenizerError
-from vistok.quantizers import Continuous, Quantizer
+from vistok.quantizers import Continuous, Gaussian, Quantizer
 from vistok.recorded import Recorded
 from vistok.spec import DecodingSpec, FeatureSpec, ImagePolicy, LatentSpec, NumericsSpec, TokenizerSpec
 from vistok.tokenizer import views
@@ -167,6 +167,28 @@ class Tokenizer(Recorded, nn.Module):
                 tokens = StreamTokens(
                     views.with_groups(self.quantizer, self.quantizer(latent).indices), None, grid
                 )
+        return Encoded({self.quantizer.stream().name: tokens}, (x.shape[-2], x.shape[-1]))
+
+    def moments(self, x: Tensor) -> Encoded:
+        """Images to the distribution of their latents, as ``encode`` otherwise.
+
+        Shapes:
+            -> latents (B, N, 2 D): D means, which ``encode`` gives, then D standard deviations, all normalised.
+
+        Raises:
+            TokenizerError: the latents of this tokenizer have no distribution.
+            ImageError: as ``encode``.
+        """
+        if self.normaliser is None or not isinstance(self.quantizer, Gaussian):
+            raise TokenizerError(
+                f"{self.name} has no moments: its latents have no distribution, as those of Gaussian have"
+            )
+        self._check_pixels(x)
+        with torch.no_grad(), self._evaluating():
+            latent = self._latent(x)
+            mean, deviation = self.quantizer.moments(latent)
+            moments = torch.cat([self.normaliser(mean), deviation * self.normaliser.scale], -1).flatten(1, 2)
+        tokens = StreamTokens(None, moments, tuple(latent.shape[1:3]))
         return Encoded({self.quantizer.stream().name: tokens}, (x.shape[-2], x.shape[-1]))
 
     def decode(
