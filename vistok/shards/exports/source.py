@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vistok.errors import ShardError
-from vistok.shards.reader import OWN_FIELDS, ShardDataset
+from vistok.shards.reader import ShardDataset
+from vistok.shards.rows import OWN_FIELDS
 from vistok.spec import StreamSpec
 
 VIEW_MARK = "#"
