@@ -33,7 +33,7 @@ from vistok.training import fit
 CODES, DIM, DECAY = 1024, 16, 0.99
 COMMITMENT = 0.25
 TILE = 64
-REVIVE_AFTER = 20  # optimizer steps; the demo's 40 suit its longer run
+REVIVE_AFTER = 10  # optimizer steps; the 40 of the demo suit its longer run
 
 NAMES = ("vistok", "vector-quantize-pytorch")
 LOSSES = {NAMES[0]: {"l2": 1.0, "commitment": COMMITMENT}, NAMES[1]: {"l2": 1.0, "external": COMMITMENT}}

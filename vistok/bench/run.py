@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -150,10 +151,13 @@ def _checked(
 
 def _interleaved(works: dict[str, Callable[[], object]], settings: Settings) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in works}
+    # in another order each round: what ran just before leaves memory and threads as the next one finds them
+    order, draws = list(works), random.Random(0)
     for _ in range(settings.repeats):
-        for name, work in works.items():
+        draws.shuffle(order)
+        for name in order:
             if not times[name] or sum(times[name]) < settings.budget:
-                times[name].append(seconds(work, settings.device))
+                times[name].append(seconds(works[name], settings.device))
     return times
 
 
