@@ -265,7 +265,8 @@ def test_no_file_stays_open(tmp_path, box):
     path = written(tmp_path / "a", some_samples(), box)
     before = len(list(Path("/proc/self/fd").iterdir()))
     shards = [box.open(path) for _ in range(20)]
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    # fewer where something of an earlier test was let go meanwhile
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
     path.unlink()
     assert_same(shards[0].read(1), some_samples()[1])
 
