@@ -6,7 +6,8 @@ import argparse
 import sys
 
 from vistok.cli import FAILED, OK
-from vistok.cli.arguments import add_data, add_device, add_tokenizer, load_tokenizer, non_negative, positive
+from vistok.cli.arguments import add_data, add_device, add_tokenizer, load_tokenizer, positive
+from vistok.cli.engines import add_engine, add_speed, batch_size, engine, speed
 
 
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
@@ -30,18 +31,18 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
             default="raise",
             help="what happens to an image that cannot be encoded (default: raise)",
         )
-        parser.add_argument(
-            "--workers",
-            type=non_negative,
-            default=0,
-            metavar="N",
-            help="processes that read images (default: 0)",
-        )
+        add_engine(parser)
+        add_speed(parser)
     else:
         parser.add_argument("--shards", required=True, help="directory that `vistok encode` wrote")
         parser.add_argument("--out", required=True, help="directory to write PNG files into")
+    auto = ", or auto to try out which is best" if command == "encode" else ""
     parser.add_argument(
-        "--batch-size", type=positive, default=32, metavar="N", help="images at once (default: 32)"
+        "--batch-size",
+        type=batch_size if command == "encode" else positive,
+        default=32,
+        metavar="N",
+        help=f"images at once{auto} (default: 32)",
     )
     add_device(parser)
 
@@ -66,9 +67,10 @@ def run(command: str, arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         shard_size=arguments.shard_size,
         on_error=arguments.on_error,
-        workers=arguments.workers,
+        engine=engine(arguments),
+        **speed(arguments),
     )
-    print(summary)
+    print(summary.to_json() if arguments.json else summary)
     return OK
 
 

@@ -97,10 +97,12 @@ def tokenizer_fields(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def fingerprint(tokenizer: Tokenizer, dataset: KeyedImages, plan: Plan, container: str) -> Fingerprint:
+def fingerprint(
+    tokenizer: Tokenizer, dataset: KeyedImages, plan: Plan, container: str, precision: str | None = None
+) -> Fingerprint:
     """The fingerprint of encoding a dataset by a tokenizer.
 
-    The dataset counts by its keys, its image ``policy`` where it has one, and the pixels of its first image. Those of
+    ``precision`` is that of the encoder, if it is not the one of the weights. The dataset counts by its keys, its image ``policy`` where it has one, and the pixels of its first image. Those of
     the others do not count, since reading them all to find out would cost as much as encoding.
     """
     policy = getattr(dataset, "policy", None)
@@ -109,7 +111,7 @@ def fingerprint(tokenizer: Tokenizer, dataset: KeyedImages, plan: Plan, containe
             "format_version": FORMAT_VERSION,
             "container": container,
             **tokenizer_fields(tokenizer),
-            "dtype": str(tokenizer_dtype(tokenizer)).removeprefix("torch."),
+            "dtype": precision or str(tokenizer_dtype(tokenizer)).removeprefix("torch."),
             **(_flat("data", policy.to_json_data()) if isinstance(policy, JSONData) else {}),
             "data.first_image": first_image_hash(dataset),
             "plan.num_samples": plan.num_samples,
