@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
-        "ops", nargs="*", metavar="OP", help="nearest_code, vq_step, ... (default: all; see --list)"
+        "ops",
+        nargs="*",
+        metavar="OP",
+        help="nearest_code, vq_step, ... (default: all; see --list), or encode: the speed of `vistok encode`",
     )
     parser.add_argument("--list", action="store_true", help="list the ops and what they measure")
     parser.add_argument(
@@ -53,10 +56,19 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     from vistok.bench.report import machine, read_rows
     from vistok.bench.run import Settings
 
+    if arguments.ops == ["encode"]:
+        from vistok.bench import encoding
+
+        encoding.run(arguments.quick, Path(arguments.out))
+        print(f"{arguments.out}/encode.csv")
+        return OK
     if arguments.list:
         width = max(map(len, bench.OPS))
         for name, cases in bench.OPS.items():
             print(f"{name:<{width}}  {(cases.__doc__ or '').splitlines()[0]}")
+        print(
+            f"{'encode':<{width}}  Files to token shards, against the bare model and a plain loop; by itself."
+        )
         return OK
     if arguments.read:
         rows = [row for path in arguments.read for row in read_rows(Path(path))]

@@ -89,11 +89,9 @@ class WriterThread:
         self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vistok-writer", daemon=True)
 
-    def write(self, shard: int, batches: Iterable[EncodedBatch | FailedImage]) -> None:
-        """Takes the batches of one shard as they come; returns when the last is taken, before the shard is committed."""
-        for batch in batches:
-            self._put(_Item(shard, batch))
-        self._put(_Item(shard, None))
+    def put(self, shard: int, batch: EncodedBatch | FailedImage | None) -> None:
+        """Takes a batch of a shard; None ends the shard, which is then committed."""
+        self._put(_Item(shard, batch))
 
     def __enter__(self) -> WriterThread:
         self._thread.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from itertools import islice
 
 from vistok.shards.container import container
 from vistok.shards.failures import Failures
@@ -55,7 +54,6 @@ class LocalEngine:
         with evaluating(tokenizer), reporting_dead_workers(), contextlib.closing(images):
             encoder = SampleEncoder(compiled(tokenizer) if job.compile else tokenizer, job.batch_size)
             with WriterThread(writer, on_batch) as thread:
-                for shard in shards:
-                    numbers = output.plan.numbers(shard)
-                    thread.write(shard, encoder.batches(islice(images, len(numbers))))
+                for shard, batch in encoder.batches(images, output.plan, shards):
+                    thread.put(shard, batch)
         return encoder.seconds
