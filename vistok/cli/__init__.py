@@ -24,6 +24,7 @@ COMMANDS = {
     "encode": ("vistok.cli.shards", "encode images to token shards"),
     "decode": ("vistok.cli.shards", "decode token shards to images"),
     "verify": ("vistok.cli.shards", "check token shards for damage"),
+    "repair": ("vistok.cli.shards", "make damaged token shards again"),
     "eval": ("vistok.cli.evaluate", "measure a tokenizer's reconstructions"),
     "bench": ("vistok.cli.bench", "time the ops against their peers"),
     "info": ("vistok.cli.info", "tell what a tokenizer is"),

@@ -1,4 +1,4 @@
-"""``vistok encode``, ``decode`` and ``verify``: images to token shards and back."""
+"""``vistok encode``, ``decode``, ``verify`` and ``repair``: images to token shards and back."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from vistok.cli.engines import add_engine, add_speed, batch_size, engine, speed
 
 
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments of one of the three commands."""
+    """Declares the arguments of one of the commands."""
     if command == "verify":
         parser.add_argument("out", metavar="SHARDS", help="directory that `vistok encode` wrote")
         parser.add_argument(
             "--quick", action="store_true", help="compare sizes and records only, without reading the shards"
         )
+        return
+    if command == "repair":
+        parser.add_argument("out", metavar="SHARDS", help="directory that `vistok encode` wrote")
+        add_tokenizer(parser)
+        add_data(parser)
+        add_engine(parser)
+        add_device(parser)
         return
     add_tokenizer(parser)
     if command == "encode":
@@ -48,7 +55,7 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
 
 
 def run(command: str, arguments: argparse.Namespace) -> int:
-    """Runs one of the three commands."""
+    """Runs one of the commands."""
     if command == "verify":
         return _verify(arguments)
     from vistok import shards
@@ -60,6 +67,10 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     from vistok.data import open_images
 
     images = open_images(arguments.data)
+    if command == "repair":
+        report = shards.repair(tokenizer, images, arguments.out, engine=engine(arguments))
+        print(report.to_json() if arguments.json else report)
+        return OK
     summary = shards.encode(
         tokenizer,
         images,

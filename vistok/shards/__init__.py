@@ -14,6 +14,7 @@ from vistok.shards.decode import DecodeSummary, decode
 from vistok.shards.encode import EncodingInterrupted, encode
 from vistok.shards.engines import Engine, LocalEngine
 from vistok.shards.reader import ShardDataset, open
+from vistok.shards.repair import RepairReport, repair
 from vistok.shards.stream import ShardStream
 from vistok.shards.summary import EncodeSummary
 from vistok.shards.verify import VerifyReport, verify
@@ -24,6 +25,7 @@ __all__ = [
     "EncodingInterrupted",
     "Engine",
     "LocalEngine",
+    "RepairReport",
     "ShardDataset",
     "ShardStream",
     "Slice",
@@ -32,6 +34,7 @@ __all__ = [
     "decode",
     "encode",
     "open",
+    "repair",
     "to_encoded",
     "verify",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +52,7 @@ def encode(
     precision: Precision | None = None,
     compile: bool = False,
     part: Slice = ALL,
+    remake: Collection[int] = (),
 ) -> EncodeSummary:
     """Encodes all images of a dataset into token shards.
 
@@ -74,6 +75,7 @@ def encode(
         precision: Type of the encoder's weights and activations; None for the one that it has. Quantization is float32.
         compile: Compile the encoder by ``torch.compile``, which takes a minute first; it may change the last bits.
         part: One slice of the shards, where several jobs write into one directory at once, each its own.
+        remake: Shards to make although they are committed; see ``repair``.
 
     Raises:
         ShardError: a directory that cannot be used or belongs to another run, images that cannot be encoded, a full disk.
@@ -88,7 +90,7 @@ def encode(
     output = Output(Path(out), plan, box.name, marks.sha256, part)
     run = engine if engine is not None else LocalEngine(workers)
     with writing_into(output.out, Description(plan, tokenizer.spec, marks), part):
-        before = _committed(output)
+        before = _committed(output, without=remake)
         todo = [shard for shard in part.shards(plan) if shard not in before]
         seconds = model_seconds = 0.0
         if todo:
@@ -98,7 +100,11 @@ def encode(
                 dataset=dataset,
                 output=output,
                 batch_size=_batch_size(
-                    output, batch_size, ready, dataset, {"compile": compile, "on_error": on_error}
+                    output,
+                    batch_size,
+                    ready,
+                    dataset,
+                    {"compile": compile, "on_error": on_error, "precision": marks.fields["dtype"]},
                 ),
                 on_error=on_error,
                 max_error_rate=max_error_rate,
@@ -170,11 +176,12 @@ def _interruptible(output: Output) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
-def _committed(output: Output) -> dict[int, Sidecar]:
+def _committed(output: Output, without: Collection[int] = ()) -> dict[int, Sidecar]:
     """The records of the shards of a slice that are done, by shard."""
     found = {
         shard: read_committed(output.out, shard, output.fingerprint)
         for shard in output.part.shards(output.plan)
+        if shard not in without
     }
     return {shard: sidecar for shard, sidecar in found.items() if sidecar is not None}
 
