@@ -15,6 +15,7 @@ import pytest
 from tests.shards.conftest import ended, forked, killed_after, named, tree, wait_for
 from vistok import shards
 from vistok.errors import ShardError
+from vistok.shards.claims import ALL, lock_path
 from vistok.shards.commit import locked
 
 OPTIONS = {"batch_size": 2, "shard_size": 4, "progress": False}
@@ -175,7 +176,7 @@ def test_a_second_process_on_the_same_directory_is_refused_in_one_line(tokenizer
     finally:
         os.kill(pid, signal.SIGKILL)
         ended(pid)
-    with locked(out):
+    with locked(lock_path(out, ALL)):
         pass
 
 
@@ -183,7 +184,7 @@ def test_a_worker_left_over_from_a_dead_run_does_not_hold_the_lock(tmp_path):
     ready = tmp_path / "ready"
 
     def work():
-        with locked(tmp_path):
+        with locked(tmp_path / "lock"):
             worker = forked(lambda: signal.pause())
             ready.write_text(str(worker))
             signal.pause()
@@ -195,7 +196,7 @@ def test_a_worker_left_over_from_a_dead_run_does_not_hold_the_lock(tmp_path):
     os.kill(pid, signal.SIGKILL)
     ended(pid)
     try:
-        with locked(tmp_path):
+        with locked(tmp_path / "lock"):
             pass
     finally:
         os.kill(int(ready.read_text()), signal.SIGKILL)

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from vistok.bench.report import commit, machine, today
 from vistok.errors import VistokError
 from vistok.shards import ShardDataset, collate
 from vistok.shards.commit import replacing, write_file
-from vistok.shards.container import Origin, Sample, container
-from vistok.shards.directory import describe
+from vistok.shards.container import Container, Origin, Sample, container
+from vistok.shards.directory import Description, writing_into
 from vistok.shards.fingerprint import Fingerprint
 from vistok.shards.plan import Plan
 from vistok.shards.sidecar import Sidecar, shard_name, sidecar_path
@@ -104,9 +105,9 @@ def run(setting: Setting = Setting(), folder: Path | None = None) -> list[ReadRo
         tokens = np.random.default_rng(0).integers(0, NUM_CODES, (setting.num_samples, NUM_TOKENS, 1))
         tokens = tokens.astype(np.uint16)
         written = {
-            name: seconds(lambda n=name: _write(place / n, n, tokens, setting), "cpu") for name in CONTAINERS
+            name: seconds(partial(_write, place / name, name, tokens, setting), "cpu") for name in CONTAINERS
         }
-        written["npy"] = seconds(lambda: _write_npy(place / "npy", tokens), "cpu")
+        written["npy"] = seconds(partial(_write_npy, place / "npy", tokens), "cpu")
         readers = _readers(place, setting)
         total = int(tokens.sum(dtype=np.int64))
         for (access, name), batches in readers.items():
@@ -118,7 +119,7 @@ def run(setting: Setting = Setting(), folder: Path | None = None) -> list[ReadRo
         times: dict[tuple[str, str], list[float]] = {key: [] for key in readers}
         for _ in range(setting.repeats):
             for key, batches in readers.items():
-                times[key].append(seconds(lambda b=batches: [None for _ in b()], "cpu"))
+                times[key].append(seconds(partial(_drain, batches), "cpu"))
         return [_row(key, statistics.median(found), written, place, setting) for key, found in times.items()]
 
 
@@ -165,24 +166,26 @@ def write_shards(
         {"container": name, "plan.num_samples": plan.num_samples, "plan.shard_size": shard_size,
          "plan.keys_sha256": plan.keys_hash, "weights_hash": spec.weights_hash}
     )  # fmt: skip
-    out.mkdir()
-    describe(out, plan, spec, marks)
-    for shard in range(plan.num_shards):
-        numbers = plan.numbers(shard)
-        kept = samples[numbers.start : numbers.stop]
-        with replacing(out / shard_name(shard, box.suffix)) as file:
-            box.write(file, kept, Origin(marks.sha256, spec))
-        sidecar = Sidecar(
-            file=shard_name(shard, box.suffix),
-            n_in=len(kept),
-            n_out=len(kept),
-            skipped={},
-            num_tokens=sum(len(array) for sample in kept for array in sample.arrays.values()),
-            bytes=file.size,
-            sha256=file.sha256,
-            fingerprint=marks.sha256,
-        )
-        write_file(sidecar_path(out, shard), sidecar.to_json())
+    with writing_into(out, Description(plan, spec, marks)):
+        for shard in range(plan.num_shards):
+            numbers = plan.numbers(shard)
+            _write_shard(out, shard, samples[numbers.start : numbers.stop], box, Origin(marks.sha256, spec))
+
+
+def _write_shard(out: Path, shard: int, samples: Sequence[Sample], box: Container, origin: Origin) -> None:
+    with replacing(out / shard_name(shard, box.suffix)) as file:
+        box.write(file, samples, origin)
+    sidecar = Sidecar(
+        file=shard_name(shard, box.suffix),
+        n_in=len(samples),
+        n_out=len(samples),
+        skipped={},
+        num_tokens=sum(len(array) for sample in samples for array in sample.arrays.values()),
+        bytes=file.size,
+        sha256=file.sha256,
+        fingerprint=origin.fingerprint,
+    )
+    write_file(sidecar_path(out, shard), sidecar.to_json())
 
 
 def _write(out: Path, name: str, tokens: NDArray[Any], setting: Setting) -> None:
@@ -227,9 +230,18 @@ def _readers(place: Path, setting: Setting) -> dict[tuple[str, str], Batches]:
         access = "shuffled" if shuffled else "streaming"
         for name, tokens in shards.items():
             readers[access, name] = _loading(tokens, size) if shuffled else _streaming(tokens, size)
-        readers[access, "npy"] = lambda s=shuffled: iter(DataLoader(files, size, shuffle=s))  # type: ignore[misc]
+        readers[access, "npy"] = _files(files, size, shuffled)
         readers[access, "webdataset"] = _webdataset(place / "tar", setting, shuffled)
     return readers
+
+
+def _drain(batches: Batches) -> None:
+    for _ in batches():
+        pass
+
+
+def _files(files: _Files, size: int, shuffled: bool) -> Batches:
+    return lambda: iter(DataLoader(files, size, shuffle=shuffled))
 
 
 def _loading(tokens: ShardDataset, size: int) -> Batches:
@@ -237,7 +249,9 @@ def _loading(tokens: ShardDataset, size: int) -> Batches:
 
 
 def _streaming(tokens: ShardDataset, size: int) -> Batches:
-    return lambda: (b["indices"] for b in DataLoader(tokens.stream(batch_size=size), batch_size=None))
+    return lambda: (
+        b["indices"] for b in DataLoader(tokens.stream(batch_size=size), None, collate_fn=collate)
+    )  # type: ignore[arg-type]
 
 
 def _webdataset(folder: Path, setting: Setting, shuffled: bool) -> Batches:

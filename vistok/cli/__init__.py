@@ -25,6 +25,7 @@ COMMANDS = {
     "decode": ("vistok.cli.shards", "decode token shards to images"),
     "export": ("vistok.cli.export", "write token shards in the format of other training code"),
     "verify": ("vistok.cli.shards", "check token shards for damage"),
+    "repair": ("vistok.cli.shards", "make damaged token shards again"),
     "eval": ("vistok.cli.evaluate", "measure a tokenizer's reconstructions"),
     "bench": ("vistok.cli.bench", "time the ops against their peers"),
     "info": ("vistok.cli.info", "tell what a tokenizer is"),

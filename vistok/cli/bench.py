@@ -20,7 +20,7 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
         "ops",
         nargs="*",
         metavar="OP",
-        help="nearest_code, vq_step, ... (default: all; see --list), or read: token shards against other files",
+        help="nearest_code, vq_step, ... (default: all; see --list); read or encode by themselves: token shards",
     )
     parser.add_argument("--list", action="store_true", help="list the ops and what they measure")
     parser.add_argument(
@@ -56,16 +56,19 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     from vistok.bench.report import machine, read_rows
     from vistok.bench.run import Settings
 
-    if "read" in arguments.ops:
-        if arguments.ops != ["read"]:
-            raise UsageError("read is measured alone; see vistok bench --help")
-        return _bench_reading(arguments)
+    if {"read", "encode"} & set(arguments.ops):
+        if len(arguments.ops) != 1:
+            raise UsageError("read and encode are measured by themselves; see vistok bench --help")
+        return _bench_reading(arguments) if arguments.ops == ["read"] else _bench_encoding(arguments)
     if arguments.list:
         width = max(map(len, bench.OPS))
         for name, cases in bench.OPS.items():
             print(f"{name:<{width}}  {(cases.__doc__ or '').splitlines()[0]}")
         print(
             f"{'read':<{width}}  Token shards read as training batches, against one .npy an image and webdataset."
+        )
+        print(
+            f"{'encode':<{width}}  Files to token shards, against the bare model and a plain loop; by itself."
         )
         return OK
     if arguments.read:
@@ -86,6 +89,14 @@ def run(command: str, arguments: argparse.Namespace) -> int:
         print(f"{arguments.out}/bench.csv, {arguments.out}/bench.png")
     if arguments.markdown:
         _show_markdown(rows)
+    return OK
+
+
+def _bench_encoding(arguments: argparse.Namespace) -> int:
+    from vistok.bench import encoding
+
+    encoding.run(arguments.quick, Path(arguments.out))
+    print(f"{arguments.out}/encode.csv")
     return OK
 
 

@@ -1,4 +1,4 @@
-"""``vistok encode``, ``decode`` and ``verify``: images to token shards and back."""
+"""``vistok encode``, ``decode``, ``verify`` and ``repair``: images to token shards and back."""
 
 from __future__ import annotations
 
@@ -16,18 +16,26 @@ from vistok.cli.arguments import (
     open_data,
     positive,
 )
+from vistok.cli.engines import add_engine, add_speed, batch_size, engine, speed
 
 if TYPE_CHECKING:
     from vistok.data import ImageDataset
 
 
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments of one of the three commands."""
+    """Declares the arguments of one of the commands."""
     if command == "verify":
         parser.add_argument("out", metavar="SHARDS", help="directory that `vistok encode` wrote")
         parser.add_argument(
             "--quick", action="store_true", help="compare sizes and records only, without reading the shards"
         )
+        return
+    if command == "repair":
+        parser.add_argument("out", metavar="SHARDS", help="directory that `vistok encode` wrote")
+        add_tokenizer(parser)
+        add_data(parser)
+        add_engine(parser)
+        add_device(parser)
         return
     add_tokenizer(parser)
     if command == "encode":
@@ -42,13 +50,6 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
             choices=("raise", "skip", "quarantine"),
             default="raise",
             help="what happens to an image that cannot be encoded (default: raise)",
-        )
-        parser.add_argument(
-            "--workers",
-            type=non_negative,
-            default=0,
-            metavar="N",
-            help="processes that read images (default: 0)",
         )
         parser.add_argument(
             "--container",
@@ -67,17 +68,24 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
             action="store_true",
             help="store latents as means and standard deviations to draw from",
         )
+        add_engine(parser)
+        add_speed(parser)
     else:
         parser.add_argument("--shards", required=True, help="directory that `vistok encode` wrote")
         parser.add_argument("--out", required=True, help="directory to write PNG files into")
+    auto = ", or auto to try out which is best" if command == "encode" else ""
     parser.add_argument(
-        "--batch-size", type=positive, default=32, metavar="N", help="images at once (default: 32)"
+        "--batch-size",
+        type=batch_size if command == "encode" else positive,
+        default=32,
+        metavar="N",
+        help=f"images at once{auto} (default: 32)",
     )
     add_device(parser)
 
 
 def run(command: str, arguments: argparse.Namespace) -> int:
-    """Runs one of the three commands."""
+    """Runs one of the commands."""
     if command == "verify":
         return _verify(arguments)
     from vistok import shards
@@ -87,6 +95,10 @@ def run(command: str, arguments: argparse.Namespace) -> int:
         print(shards.decode(tokenizer, arguments.shards, arguments.out, batch_size=arguments.batch_size))
         return OK
     images = _viewed(arguments)
+    if command == "repair":
+        report = shards.repair(tokenizer, images, arguments.out, engine=engine(arguments))
+        print(report.to_json() if arguments.json else report)
+        return OK
     summary = shards.encode(
         tokenizer,
         images,
@@ -94,12 +106,13 @@ def run(command: str, arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         shard_size=arguments.shard_size,
         on_error=arguments.on_error,
-        workers=arguments.workers,
         container=arguments.container,
         latents=arguments.latents,
         moments=arguments.moments,
+        engine=engine(arguments),
+        **speed(arguments),
     )
-    print(summary)
+    print(summary.to_json() if arguments.json else summary)
     return OK
 
 

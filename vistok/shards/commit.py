@@ -1,7 +1,8 @@
 """Files that are whole or absent: temporary name, hash while writing, fsync, replace, fsync the directory.
 
 A process that is killed at any moment leaves committed files and temporary ones, never a short file under its final
-name. Temporary names start with a dot; the next run removes them while it holds the lock of the directory.
+name. Temporary names start with a dot and are drawn at random, so that two processes never write into the same one; the
+next run removes them while it holds the lock of the directory.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+import secrets
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vistok.errors import ShardError
-
-LOCK_NAME = ".vistok-lock"
 TEMP_PREFIX = ".vistok-temp-"
 BUFFER_BYTES = 1 << 20
 
@@ -55,8 +55,8 @@ class HashedFile:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[HashedFile]:
     """A file that appears under ``path`` when the block ends, and not at all if the block raises."""
-    temp = path.with_name(TEMP_PREFIX + path.name)
-    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    temp = path.with_name(f"{TEMP_PREFIX}{path.name}.{secrets.token_hex(4)}")
+    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
         try:
             file = HashedFile(fd)
@@ -113,30 +113,51 @@ def made(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Holds the one lock of an output directory; the system frees it when the process ends, however it ends.
+def locked(path: Path, *, shared: bool = False, wait: float = 0.0) -> Iterator[None]:
+    """Holds a lock file; the system frees it when the process ends, however it ends.
+
+    Args:
+        path: Of the file, which is made where it is missing, and stays.
+        shared: Others may hold it shared too.
+        wait: Seconds to wait for whoever holds it.
 
     Raises:
-        ShardError: another process holds it.
+        BlockingIOError: another process holds it.
     """
     import fcntl  # POSIX only: reading shards works without it
 
-    fd = os.open(out / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    give_up = time.monotonic() + wait
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # a run that ended without a shard removes its lock: ours would then be on a file that nobody else sees
-            if not os.path.samestat(os.fstat(fd), os.stat(out / LOCK_NAME)):  # noqa: PTH116
-                raise BlockingIOError
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            # whoever held it may have removed it: ours would then be on a file that nobody else sees
+            if os.path.samestat(os.fstat(fd), os.stat(path)):  # noqa: PTH116
+                break
+            os.close(fd)
         except (BlockingIOError, FileNotFoundError):
-            raise ShardError(
-                f"{out} is being written by another process: wait for it, or give another directory"
-            ) from None
-        _held.add(fd)
+            os.close(fd)
+            if time.monotonic() >= give_up:
+                raise BlockingIOError(f"{path} is held by another process") from None
+            time.sleep(0.05)
+    _held.add(fd)
+    try:
         yield
     finally:
         _held.discard(fd)
         os.close(fd)
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process holds a lock file, in either way."""
+    if not path.exists():
+        return False
+    try:
+        with locked(path):
+            return False
+    except BlockingIOError:
+        return True
 
 
 def _drop_inherited_locks() -> None:
@@ -151,10 +172,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_drop_inherited_locks)
 
 
-def remove_debris(out: Path) -> list[str]:
-    """Removes what dead runs left half-written; call it with the lock held. Returns the names removed."""
+def remove_debris(folder: Path, of: Callable[[str], bool] = lambda name: True) -> list[str]:
+    """Removes what dead runs left half-written; call it with the lock held.
+
+    Args:
+        folder: Where to look.
+        of: Whether to remove what was to become a file of this name.
+
+    Returns:
+        The names removed.
+    """
     removed = []
-    for path in sorted(out.glob(TEMP_PREFIX + "*")):
-        path.unlink()
-        removed.append(path.name)
+    for path in sorted(folder.glob(TEMP_PREFIX + "*")):
+        if of(path.name.removeprefix(TEMP_PREFIX)):
+            path.unlink(missing_ok=True)
+            removed.append(path.name)
     return removed

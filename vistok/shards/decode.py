@@ -15,7 +15,7 @@ from vistok.errors import ShardError
 from vistok.shards.batching import same_size_batches
 from vistok.shards.collate import collate, to_encoded
 from vistok.shards.commit import TEMP_PREFIX, made
-from vistok.shards.encode import evaluating
+from vistok.shards.job import evaluating
 from vistok.shards.progress import Progress
 from vistok.shards.reader import ShardDataset
 from vistok.tokenizer import Tokenizer

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vistok.errors import ShardError, TokenizerError
-from vistok.shards.commit import LOCK_NAME, locked, made, remove_debris, write_file, write_if_different
+from vistok.shards.claims import ALL, Slice, claimed, lock_files, lock_path, other_jobs, setting_up
+from vistok.shards.commit import made, remove_debris, write_file, write_if_different
 from vistok.shards.failures import QUARANTINE
 from vistok.shards.fingerprint import FILE_NAME as FINGERPRINT_NAME
 from vistok.shards.fingerprint import Fingerprint
@@ -23,30 +25,46 @@ MADE_WITH_NAME = "made-with.jsonl"
 _DESCRIPTION = (FINGERPRINT_NAME, SPEC_NAME, MADE_WITH_NAME, PLAN_NAME)
 
 
-@contextlib.contextmanager
-def writing_into(out: Path) -> Iterator[None]:
-    """Makes an output directory and holds it alone; disk errors in the block become one line.
+@dataclass(frozen=True)
+class Description:
+    """What the shards of a directory are.
 
-    A block that raises before any shard is there takes with it the directory, if it was made here, and the
+    Args:
+        plan: Which image goes where.
+        spec: Of the tokenizer.
+        fingerprint: Of the run.
+    """
+
+    plan: Plan
+    spec: TokenizerSpec
+    fingerprint: Fingerprint
+
+
+@contextlib.contextmanager
+def writing_into(out: Path, description: Description, part: Slice = ALL) -> Iterator[None]:
+    """Makes an output directory, holds it alone or holds one slice, and says what it is; disk errors become one line.
+
+    A run of everything that raises before any shard is there takes with it the directory, if it was made here, and the
     description of the shards; quarantined images keep both, to be looked at.
 
     Raises:
-        ShardError: it is a file or holds other things, another process writes there, or the disk refuses.
+        ShardError: it is a file or holds other things, another process writes there, it belongs to a run with another
+            fingerprint (the message names the field), or the disk refuses.
     """
     if not out.is_dir() and (out.exists() or out.is_symlink()):
         raise ShardError(f"{out} is not a directory: give a new or empty one")
     try:
-        with made(out), locked(out):
-            remove_debris(out)
-            if (out / QUARANTINE).is_dir():
-                remove_debris(out / QUARANTINE)
-            _check_contents(out)
-            try:
-                yield
-            except BaseException:
-                if not (_holds_shards(out) or _quarantined(out)):
-                    _remove(out / name for name in (*_DESCRIPTION, LOCK_NAME))
-                raise
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(made(out))
+            with setting_up(out, part):
+                stack.enter_context(claimed(out, part))
+                _clear(out, part, description.plan.shard_size)
+                _check_contents(out)
+                stack.enter_context(_taking_back(out, part))
+                _describe(out, description, bool(other_jobs(out, part)))
+            yield
+            if not part.is_whole:
+                lock_path(out, part).unlink(missing_ok=True)
     except OSError as error:
         raise ShardError(
             f"{out} cannot be written: {error.strerror or error}; finished shards are kept, "
@@ -54,22 +72,36 @@ def writing_into(out: Path) -> Iterator[None]:
         ) from error
 
 
-def describe(out: Path, plan: Plan, spec: TokenizerSpec, fingerprint: Fingerprint) -> None:
-    """Writes what the shards are, before the first one; in a directory that holds shards, compares.
+@contextlib.contextmanager
+def _taking_back(out: Path, part: Slice) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if part.is_whole and not (_holds_shards(out) or _quarantined(out)):
+            _remove([*(out / name for name in _DESCRIPTION), *lock_files(out)])
+        raise
 
-    Without shards, what a run that was killed wrote here binds nobody and is replaced.
 
-    Raises:
-        ShardError: the directory belongs to a run with another fingerprint; the message names the field.
+def _clear(out: Path, part: Slice, shard_size: int) -> None:
+    for folder in (out, out / QUARANTINE):
+        if folder.is_dir():
+            remove_debris(folder, lambda name: part.owns(name, shard_size))
+
+
+def _describe(out: Path, description: Description, beside_others: bool) -> None:
+    """Writes what the shards are, before the first one; where there are shards or other jobs, compares.
+
+    Without them, what a run that was killed wrote here binds nobody and is replaced.
     """
-    if not _holds_shards(out):
+    fingerprint = description.fingerprint
+    if not (_holds_shards(out) or beside_others):
         _remove(_quarantined(out))
     elif (out / FINGERPRINT_NAME).exists():
         difference = Fingerprint.read(out).difference(fingerprint)
         if difference:
             raise ShardError(f"{out} holds shards of another run: {difference}; give another directory")
-    write_if_different(out / PLAN_NAME, plan.to_json())
-    write_if_different(out / SPEC_NAME, spec.to_json() + "\n")
+    write_if_different(out / PLAN_NAME, description.plan.to_json())
+    write_if_different(out / SPEC_NAME, description.spec.to_json() + "\n")
     # last: where the fingerprint stands, plan and spec stand too
     write_if_different(out / FINGERPRINT_NAME, fingerprint.to_json())
 
@@ -84,6 +116,15 @@ def note_made_with(out: Path, fields: Mapping[str, Any]) -> None:
     before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     if before[-1:] != [line]:
         write_file(path, "\n".join([*before, line]) + "\n")
+
+
+def last_made_with(out: Path) -> dict[str, Any]:
+    """What the latest run here recorded; empty if there is none, or it cannot be read."""
+    try:
+        last = json.loads((out / MADE_WITH_NAME).read_text(encoding="utf-8").splitlines()[-1])
+    except (OSError, ValueError, IndexError, RecursionError):
+        return {}
+    return last if isinstance(last, dict) else {}
 
 
 def check_written(out: Path) -> None:
@@ -133,7 +174,7 @@ def _check_contents(out: Path) -> None:
         return
     strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
     if strangers:
-        _remove([out / LOCK_NAME])
+        _remove(lock_files(out))
         raise ShardError(
             f"{out} holds {strangers[0]!r} and is not an output of vistok: give a new or empty directory"
         )

@@ -104,10 +104,11 @@ def fingerprint(
     plan: Plan,
     container: str,
     latents: LatentFormat = FLOAT32,
+    precision: str | None = None,
 ) -> Fingerprint:
     """The fingerprint of encoding a dataset by a tokenizer.
 
-    The dataset counts by its keys, by what it says of itself where it can (``ImageDataset.describe``: image policy,
+    ``precision`` is that of the encoder, if it is not the one of the weights. The dataset counts by its keys, by what it says of itself where it can (``ImageDataset.describe``: image policy,
     fields, buckets, views), and by the pixels of its first image. Those of the others do not count, since reading them
     all to find out would cost as much as encoding.
     """
@@ -117,7 +118,7 @@ def fingerprint(
             "format_version": FORMAT_VERSION,
             "container": container,
             **tokenizer_fields(tokenizer),
-            "dtype": str(tokenizer_dtype(tokenizer)).removeprefix("torch."),
+            "dtype": precision or str(tokenizer_dtype(tokenizer)).removeprefix("torch."),
             **(_flat("data", told) if told else {}),
             **(_flat("latents", asdict(latents)) if tokenizer.spec.kind != "discrete" else {}),
             "data.first_image": first_image_hash(dataset),

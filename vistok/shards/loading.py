@@ -16,10 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vistok.errors import ShardError, VistokError
+from vistok.shards.ahead import ahead
+from vistok.shards.pixels import as_bytes_if_exact
 from vistok.shards.plan import Plan
 
 RANGE_TOLERANCE = 1e-3
 MAX_META_CHARS = 1 << 23
+CHUNKS_AHEAD = 2
 
 
 class KeyedImages(Protocol):
@@ -43,7 +46,7 @@ class Loaded:
     Args:
         number: Its number in the plan.
         key: Its key in the plan.
-        image: (3, H, W) in [-1, 1]; None where it cannot be used.
+        image: (3, H, W), float32 in [-1, 1], or the 8-bit pixels that are exactly it; None where it cannot be used.
         meta: The dataset's other fields, as JSON data.
         reason: Why it cannot be used; empty if it can.
         seen: What was read, if anything was, of an image that cannot be used.
@@ -92,18 +95,50 @@ class PlannedImages(Dataset[Loaded]):
         return Loaded(number, key, image.detach().cpu().float(), meta)
 
 
+class PlannedChunks(Dataset["_Packed"]):
+    """The same by ranges of numbers, as worker processes send them."""
+
+    def __init__(self, source: PlannedImages) -> None:
+        self._source = source
+
+    def __getitem__(self, numbers: range) -> _Packed:
+        return _packed([self._source[number] for number in numbers])
+
+
 def load_images(
-    dataset: KeyedImages, plan: Plan, shards: Sequence[int], multiple_of: int, workers: int
+    dataset: KeyedImages, plan: Plan, shards: Sequence[int], multiple_of: int, workers: int, chunk: int = 32
 ) -> Generator[Loaded, None, None]:
-    """All samples of some shards, in order."""
+    """All samples of some shards, in order.
+
+    Args:
+        dataset: Keyed images.
+        plan: Of the same keys.
+        shards: Which ones.
+        multiple_of: What the tokenizer demands of height and width.
+        workers: Processes that read ahead, also into the next shard; 0 reads here, when asked.
+        chunk: Images that a worker reads at a time.
+    """
     source = PlannedImages(dataset, plan, multiple_of)
     if workers == 0:
-        for shard in shards:
-            yield from map(source.__getitem__, plan.numbers(shard))
-        return
-    numbers = [number for shard in shards for number in plan.numbers(shard)]
-    loader = DataLoader(source, batch_size=None, sampler=numbers, num_workers=workers, collate_fn=_packed)
-    yield from map(_unpacked, loader)
+        return (source[number] for shard in shards for number in plan.numbers(shard))
+    chunks = [
+        range(start, min(start + chunk, numbers.stop))
+        for numbers in map(plan.numbers, shards)
+        for start in range(numbers.start, numbers.stop, chunk)
+    ]
+    # the workers are forked here, before this process has threads of its own
+    loader = iter(
+        DataLoader(
+            PlannedChunks(source), batch_size=None, sampler=chunks, num_workers=workers, collate_fn=_as_it_is
+        )
+    )
+    return _in_turn(ahead(loader, CHUNKS_AHEAD))
+
+
+def _in_turn(chunks: Generator[_Packed, None, None]) -> Generator[Loaded, None, None]:
+    with contextlib.closing(chunks):
+        for packed in chunks:
+            yield from _unpacked(packed)
 
 
 @contextlib.contextmanager
@@ -174,13 +209,53 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {told}" if told else type(error).__name__
 
 
-def _packed(item: Any) -> Any:
-    # tensors travel between processes as open files, of which a process may hold few; arrays travel as bytes
-    image, seen = (None if x is None else x.detach().cpu().float().numpy() for x in (item.image, item.seen))
-    return replace(item, image=None, seen=None), image, seen
+@dataclass(frozen=True)
+class _Packed:
+    """Samples without their images, and those images stacked by type and shape, with the positions that they go to.
+
+    Tensors travel between processes as open files, of which a process may hold few; arrays travel as bytes.
+    """
+
+    samples: list[Loaded]
+    images: list[tuple[list[int], NDArray[Any]]]
+    seen: list[tuple[list[int], NDArray[Any]]]
 
 
-def _unpacked(packed: tuple[Loaded, NDArray[np.float32] | None, NDArray[np.float32] | None]) -> Loaded:
-    item, *arrays = packed
-    image, seen = (None if x is None else torch.from_numpy(x) for x in arrays)
-    return replace(item, image=image, seen=seen)
+def _packed(samples: list[Loaded]) -> _Packed:
+    images = [None if s.image is None else as_bytes_if_exact(s.image) for s in samples]
+    seen = [None if s.seen is None else s.seen.detach().cpu().float() for s in samples]
+    bare = [s if s.image is None and s.seen is None else replace(s, image=None, seen=None) for s in samples]
+    return _Packed(bare, _stacked(images), _stacked(seen))
+
+
+def _stacked(images: Sequence[Tensor | None]) -> list[tuple[list[int], NDArray[Any]]]:
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for place, image in enumerate(images):
+        if image is not None:
+            places.setdefault((image.dtype, *image.shape), []).append(place)
+    return [
+        (chosen, torch.stack([image for place in chosen if (image := images[place]) is not None]).numpy())
+        for chosen in places.values()
+    ]
+
+
+def _unpacked(packed: _Packed) -> Iterator[Loaded]:
+    images, seen = _by_place(packed.images), _by_place(packed.seen)
+    for place, sample in enumerate(packed.samples):
+        if place in images:
+            yield replace(sample, image=images[place])
+        elif place in seen:
+            yield replace(sample, seen=seen[place])
+        else:
+            yield sample
+
+
+def _by_place(stacks: Sequence[tuple[list[int], NDArray[Any]]]) -> dict[int, Tensor]:
+    found: dict[int, Tensor] = {}
+    for places, stack in stacks:
+        found.update(zip(places, torch.from_numpy(stack), strict=True))
+    return found
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

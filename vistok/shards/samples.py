@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,18 +23,51 @@ from vistok.shards.failures import Failures
 from vistok.shards.fingerprint import tokenizer_device
 from vistok.shards.latents import FLOAT32, LatentFormat
 from vistok.shards.loading import Loaded, reason_of
+from vistok.shards.pixels import to_floats
+from vistok.shards.plan import Plan
 from vistok.spec import StreamSpec, index_dtype
 from vistok.tokenizer import Encoded, StreamTokens, Tokenizer
 
+MOST_LANES = 8
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Images of one size and their tokens, as they leave the model.
+
+    Args:
+        images: Of the batch.
+        arrays: By stream name, (B, N, ...) on the CPU: indices in their smallest type, or latents as they will be read back.
+        encoded: What the tokenizer gave: grids, size and lengths are read from it.
+        latents: Type that latents are stored in.
+    """
+
+    images: list[Loaded]
+    arrays: dict[str, NDArray[Any]]
+    encoded: Encoded
+    latents: str = "float32"
+
+
+@dataclass(frozen=True)
+class FailedImage:
+    """An image that has no tokens, and why."""
+
+    image: Loaded
+    reason: str
+
 
 class SampleEncoder:
-    """Encodes the images of one shard at a time.
+    """Runs the model over the images of shards; ``in_order`` makes samples of what it gives.
+
+    On a CPU several batches run at once, each in a thread of its own (a *lane*) whose operations are not split further.
+    Where operations are split among threads, all wait for the slowest at the end of each; that costs most where they
+    are small, or where other processes, such as those that read images, want a core now and then. What a lane computes
+    depends on no other, so neither do the bits.
 
     Args:
         tokenizer: In evaluation mode.
         batch_size: Images of equal size that are encoded together; batches never cross shards.
-        failures: Told of each image that fails.
-        on_batch: Called with the number of images and of tokens that are done.
+        lanes: Batches at once; default: one a thread of PyTorch, at most ``MOST_LANES``, on a CPU, and one elsewhere.
         latents: How the latents of a continuous tokenizer are stored.
     """
 
@@ -36,79 +75,198 @@ class SampleEncoder:
         self,
         tokenizer: Tokenizer,
         batch_size: int,
-        failures: Failures,
-        on_batch: Callable[[int, int], None] = lambda images, tokens: None,
+        lanes: int | None = None,
         latents: LatentFormat = FLOAT32,
     ) -> None:
-        self._tokenizer, self._batch_size, self._failures = tokenizer, batch_size, failures
+        self._tokenizer, self._batch_size = tokenizer, batch_size
+        self._latents = latents
         self._streams = {stream.name: stream for stream in tokenizer.spec.streams}
         self._device = tokenizer_device(tokenizer)
-        self._on_batch, self._latents = on_batch, latents
+        threads = min(torch.get_num_threads(), MOST_LANES) if self._device.type == "cpu" else 1
+        self._lanes = threads if lanes is None else lanes
+        # one slot a thread: a sum that threads share would lose some
+        self._seconds: dict[int, float] = {}
 
-    def samples(self, images: Iterable[Loaded], numbers: range) -> Iterator[Sample]:
-        """The samples of a shard in the order of the plan, without those that failed.
+    @property
+    def seconds(self) -> float:
+        """Time that the model took so far, with the way of tokens to the CPU, on average over the lanes."""
+        return sum(list(self._seconds.values())) / self._lanes
+
+    def batches(
+        self, images: Iterator[Loaded], plan: Plan, shards: Iterable[int]
+    ) -> Iterator[tuple[int, EncodedBatch | FailedImage | None]]:
+        """Each image of some shards once, in a batch or as failed, with the number of its shard; None ends a shard.
 
         Args:
-            images: Exactly those of ``numbers``, in order.
-            numbers: Of the shard.
+            images: Of these shards, in order.
+            plan: Which image is in which shard.
+            shards: Their numbers.
         """
-        done: dict[int, Sample | None] = {}
-        due = numbers.start
-        for batch in same_size_batches(self._usable(images, done), _image_size, self._batch_size):
-            done.update(self._encode(batch))
-            while due in done:
-                sample = done.pop(due)
-                due += 1
-                if sample is not None:
-                    yield sample
-        for number in range(due, numbers.stop):
-            if done[number] is not None:
-                raise AssertionError(f"sample {number} was encoded and not given")
+        work = self._work(images, plan, shards)
+        if self._lanes == 1:
+            for shard, item in work:
+                if isinstance(item, list):
+                    yield from ((shard, result) for result in self._encode(item))
+                else:
+                    yield shard, item
+            return
+        yield from self._in_lanes(work)
 
-    def _usable(self, images: Iterable[Loaded], done: dict[int, Sample | None]) -> Iterator[Loaded]:
-        for image in images:
-            if image.reason:
-                self._fail(image, image.reason)
-                done[image.number] = None
-            else:
-                yield image
+    def _work(
+        self, images: Iterator[Loaded], plan: Plan, shards: Iterable[int]
+    ) -> Iterator[tuple[int, list[Loaded] | FailedImage | None]]:
+        failed: list[FailedImage] = []
+        for shard in shards:
+            usable = _usable(itertools.islice(images, len(plan.numbers(shard))), failed)
+            for batch in same_size_batches(usable, _image_size, self._batch_size):
+                yield from ((shard, failure) for failure in failed)
+                failed.clear()
+                yield shard, batch
+            yield from ((shard, failure) for failure in failed)
+            failed.clear()
+            yield shard, None
 
-    def _fail(self, image: Loaded, reason: str) -> None:
-        self._failures.add(image, reason)
-        self._on_batch(1, 0)
-
-    def _encode(self, batch: list[Loaded]) -> dict[int, Sample | None]:
-        """One batch; if the tokenizer refuses it, each image alone, to find out which one it is."""
-        pixels = torch.stack([image.image for image in batch if image.image is not None])
+    def _in_lanes(
+        self, work: Iterator[tuple[int, list[Loaded] | FailedImage | None]]
+    ) -> Iterator[tuple[int, EncodedBatch | FailedImage | None]]:
+        threads = torch.get_num_threads()
+        pool = ThreadPoolExecutor(
+            self._lanes, "vistok-lane", initializer=torch.set_num_threads, initargs=(threads // self._lanes,)
+        )
+        pending: deque[tuple[int, Future[list[EncodedBatch | FailedImage]] | FailedImage | None]] = deque()
         try:
-            pixels = pixels.to(self._device)
-            encode = self._tokenizer.moments if self._latents.moments else self._tokenizer.encode
-            encoded = encode(pixels)
-        except (VistokError, ValueError) as error:
-            if len(batch) > 1:
-                return {number: sample for image in batch for number, sample in self._encode([image]).items()}
-            self._fail(batch[0], reason_of(error))
-            return {batch[0].number: None}
-        streams = {name: self._arrays(name, tokens) for name, tokens in encoded.items()}
-        result: dict[int, Sample | None] = {}
-        for place, image in enumerate(batch):
-            sample = _sample(image, place, encoded, streams)
-            broken = [name for name, array in sample.arrays.items() if not np.isfinite(array).all()]
-            if broken:
-                told = f"NaN, Inf or too large for {self._latents.dtype}"
-                self._fail(image, f"its latents of stream {broken[0]} are {told}")
-                result[image.number] = None
-                continue
-            self._on_batch(1, sum(len(array) for array in sample.arrays.values()))
-            result[image.number] = sample
-        return result
+            for shard, item in work:
+                done = pool.submit(self._encode, item) if isinstance(item, list) else item
+                pending.append((shard, done))
+                # one more than there are lanes, so that none waits for images that are there already
+                while sum(isinstance(waiting, Future) for _, waiting in pending) > self._lanes + 1:
+                    yield from _results(*pending.popleft())
+            while pending:
+                yield from _results(*pending.popleft())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            # what a thread sets is the default of threads that are born later
+            torch.set_num_threads(threads)
 
-    def _arrays(self, name: str, tokens: StreamTokens) -> NDArray[Any]:
+    def _encode(self, batch: list[Loaded]) -> list[EncodedBatch | FailedImage]:
+        """One batch; if the tokenizer refuses it, each image alone, to find out which one it is."""
+        with torch.inference_mode():
+            pixels = self._pixels(batch)
+            start = time.perf_counter()
+            try:
+                encoded = (
+                    self._tokenizer.moments(pixels)
+                    if self._latents.moments
+                    else self._tokenizer.encode(pixels, sample=False)
+                )
+            except (VistokError, ValueError) as error:
+                if len(batch) > 1:
+                    return [result for image in batch for result in self._encode([image])]
+                return [FailedImage(batch[0], reason_of(error))]
+            # what waits for the device is in here: tokens are on their way to the CPU
+            arrays = {name: self._array(name, tokens) for name, tokens in encoded.items()}
+            thread = threading.get_ident()
+            self._seconds[thread] = self._seconds.get(thread, 0.0) + time.perf_counter() - start
+        return [EncodedBatch(batch, arrays, encoded, self._latents.dtype)]
+
+    def _pixels(self, batch: list[Loaded]) -> Tensor:
+        images = [image.image for image in batch if image.image is not None]
+        if len({image.dtype for image in images}) > 1:
+            images = [to_floats(image) for image in images]
+        return to_floats(torch.stack(images).to(self._device))
+
+    def _array(self, name: str, tokens: StreamTokens) -> NDArray[Any]:
         if name not in self._streams:
             raise ShardError(f"the tokenizer gives stream {name!r}, which its spec does not name")
         if tokens.indices is None:
             return self._latents.rounded(tokens.values.detach().to("cpu", torch.float32).numpy())
         return narrow(tokens.indices, self._streams[name])
+
+
+def _results(
+    shard: int, done: Future[list[EncodedBatch | FailedImage]] | FailedImage | None
+) -> Iterator[tuple[int, EncodedBatch | FailedImage | None]]:
+    if isinstance(done, Future):
+        yield from ((shard, result) for result in done.result())
+    else:
+        yield shard, done
+
+
+def in_order(
+    batches: Iterable[EncodedBatch | FailedImage],
+    numbers: range,
+    failures: Failures,
+    on_batch: Callable[[int, int], None] = lambda images, tokens: None,
+) -> Iterator[Sample]:
+    """The samples of a shard in the order of the plan, without those that failed.
+
+    Args:
+        batches: Of exactly the images of ``numbers``.
+        numbers: Of the shard.
+        failures: Told of each image that fails.
+        on_batch: Called with the number of images and of tokens that are done.
+    """
+    done: dict[int, Sample | None] = {}
+    due = numbers.start
+    for batch in batches:
+        if isinstance(batch, FailedImage):
+            failures.add(batch.image, batch.reason)
+            done[batch.image.number] = None
+            on_batch(1, 0)
+        else:
+            samples = _samples(batch, failures)
+            done.update(samples)
+            on_batch(len(samples), _num_tokens(samples.values()))
+        while due in done:
+            sample = done.pop(due)
+            due += 1
+            if sample is not None:
+                yield sample
+    if due != numbers.stop:
+        raise AssertionError(f"sample {due} was read and not given")
+
+
+def _samples(batch: EncodedBatch, failures: Failures) -> dict[int, Sample | None]:
+    encoded, arrays = batch.encoded, batch.arrays
+    broken = _broken(arrays)
+    size, grid = list(encoded.size), {name: list(tokens.grid) for name, tokens in encoded.items()}
+    lengths = None if encoded.lengths is None else encoded.lengths.tolist()
+    main = next(iter(encoded))
+    found: dict[int, Sample | None] = {}
+    for place, image in enumerate(batch.images):
+        if place in broken:
+            told = f"NaN, Inf or too large for {batch.latents}"
+            failures.add(image, f"its latents of stream {broken[place]} are {told}")
+            found[image.number] = None
+            continue
+        own = {name: array[place] for name, array in arrays.items()}
+        if lengths is not None:
+            own[main] = own[main][: lengths[place]]
+        meta = {**image.meta, "key": image.key, "size": size, "grid": grid}
+        found[image.number] = Sample(image.number, own, meta)
+    return found
+
+
+def _broken(arrays: dict[str, NDArray[Any]]) -> dict[int, str]:
+    """Position in the batch of samples that are not finite, and the stream where it shows."""
+    found: dict[int, str] = {}
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            finite = np.isfinite(array).reshape(len(array), -1).all(1)
+            found.update({int(place): name for place in np.flatnonzero(~finite)} | found)
+    return found
+
+
+def _num_tokens(samples: Iterable[Sample | None]) -> int:
+    return sum(len(array) for sample in samples if sample is not None for array in sample.arrays.values())
+
+
+def _usable(images: Iterable[Loaded], failed: list[FailedImage]) -> Iterator[Loaded]:
+    for image in images:
+        if image.reason:
+            failed.append(FailedImage(image, image.reason))
+        else:
+            yield image
 
 
 def narrow(indices: Tensor, stream: StreamSpec) -> NDArray[Any]:
@@ -128,20 +286,6 @@ def narrow(indices: Tensor, stream: StreamSpec) -> NDArray[Any]:
             "its spec and its quantizer disagree"
         )
     return array.astype(index_dtype(stream.codebook_size))
-
-
-def _sample(image: Loaded, place: int, encoded: Encoded, streams: dict[str, NDArray[Any]]) -> Sample:
-    arrays = {name: array[place] for name, array in streams.items()}
-    if encoded.lengths is not None:
-        main = next(iter(encoded))
-        arrays[main] = arrays[main][: int(encoded.lengths[place])]
-    meta = {
-        **image.meta,
-        "key": image.key,
-        "size": list(encoded.size),
-        "grid": {name: list(tokens.grid) for name, tokens in encoded.items()},
-    }
-    return Sample(image.number, arrays, meta)
 
 
 def _image_size(image: Loaded) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ class VerifyReport:
         num_skipped: Images that these leave out, with a reason.
         bytes: Their size.
         problems: One line each; empty if all is well.
+        damaged: Numbers of the shards that are not in order, where that can be told.
     """
 
     out: Path
@@ -35,6 +36,7 @@ class VerifyReport:
     num_skipped: int
     bytes: int
     problems: tuple[str, ...]
+    damaged: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -68,12 +70,14 @@ def verify(out: str | Path, full: bool = True) -> VerifyReport:
         return VerifyReport(out, 0, 0, 0, 0, (str(error),))
     problems = list(_description_problems(out, marks, plan, spec))
     good: list[Sidecar] = []
+    damaged: list[int] = []
     for shard in range(plan.num_shards):
         try:
             good.append(_check_shard(out, shard, marks, plan, spec, box, full))
         except ShardError as error:
             problems.append(str(error))
-    problems += _foreign_files(out, plan, box)
+            damaged.append(shard)
+    problems += [f"{path} is not in the plan: it does not belong here" for path in _foreign(out, plan, box)]
     problems += _index_problems(out, good, plan, marks)
     return VerifyReport(
         out=out,
@@ -82,6 +86,7 @@ def verify(out: str | Path, full: bool = True) -> VerifyReport:
         num_skipped=sum(len(s.skipped) for s in good),
         bytes=sum(s.bytes for s in good),
         problems=tuple(problems),
+        damaged=tuple(damaged),
     )
 
 
@@ -180,11 +185,18 @@ def _check_tokens(path: Path, sample: Sample, spec: TokenizerSpec) -> int:
     return sum(len(array) for array in sample.arrays.values())
 
 
-def _foreign_files(out: Path, plan: Plan, box: Container) -> Iterator[str]:
+def foreign_files(out: Path) -> list[Path]:
+    """Files that are named like shards and are not in the plan.
+
+    Raises:
+        ShardError: plan or fingerprint are damaged.
+    """
+    return _foreign(out, read_plan(out), container(str(Fingerprint.read(out).fields.get("container"))))
+
+
+def _foreign(out: Path, plan: Plan, box: Container) -> list[Path]:
     own = {shard_name(i, suffix) for i in range(plan.num_shards) for suffix in (box.suffix, ".json")}
-    for path in sorted(out.glob("shard-*")):
-        if path.name not in own:
-            yield f"{path} is not in the plan: it does not belong here"
+    return [path for path in sorted(out.glob("shard-*")) if path.name not in own]
 
 
 def _index_problems(out: Path, good: list[Sidecar], plan: Plan, marks: Fingerprint) -> Iterator[str]:
