@@ -9,7 +9,7 @@ import torch
 
 
 def run_in_threads(work: Callable[[], None], num_threads: int) -> None:
-    """Calls ``work`` once in each of ``num_threads`` threads, this one among them, and returns when all are done.
+    """Calls ``work`` once in each of ``num_threads`` threads and returns when all are done.
 
     PyTorch splits every operation over its threads and waits for all of them at its end. For a chain of small
     operations that wait is the cost, and on a busy machine, where a thread may not be running, it is most of it. Here
@@ -30,9 +30,8 @@ def run_in_threads(work: Callable[[], None], num_threads: int) -> None:
 
     default = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(num_threads - 1, thread_name_prefix="vistok_kernels") as pool:
-            futures = [pool.submit(alone) for _ in range(num_threads - 1)]
-            alone()
+        with ThreadPoolExecutor(num_threads, thread_name_prefix="vistok_kernels") as pool:
+            futures = [pool.submit(alone) for _ in range(num_threads)]
         for future in futures:
             future.result()
     finally:
