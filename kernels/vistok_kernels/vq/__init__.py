@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -76,10 +77,13 @@ def vq_step(
         ValueError: as ``nearest_code``; on devices other than GPUs also a given index outside [0, K).
     """
     _check_search(latents, codebook, metric)
-    if indices is not None and indices.shape != latents.shape[:1]:
-        raise ValueError(
-            f"indices have shape {tuple(indices.shape)}, they must be ({len(latents)},): one for each latent"
-        )
+    if indices is not None:
+        if indices.shape != latents.shape[:1] or indices.dtype != torch.int64:
+            raise ValueError(
+                f"indices are {indices.dtype} of shape {tuple(indices.shape)}, they must be int64 of shape "
+                f"({len(latents)},): one for each latent"
+            )
+        check_one_device(latents, "latents", indices, "indices")
     codes, found, error, counts, sums = _vq_step(latents, codebook, metric, indices, statistics)
     # an op returns no input of its own
     return codes, found if indices is None else indices, error, counts, sums
@@ -112,10 +116,9 @@ def code_sums(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Ten
 
 
 def _search_blocked(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
-    _check_values(latents, codebook)
     # a caller's autocast must not reach the products
     with torch.autocast(latents.device.type, enabled=False):
-        return blocked.nearest_code(latents, codebook, metric)
+        return blocked.nearest_code(latents, codebook, metric, partial(_check_values, latents, codebook))
 
 
 _nearest_code = torch.library.custom_op("vistok_kernels::nearest_code", _search_blocked, mutates_args=())
@@ -164,11 +167,13 @@ _Step = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 def _step_blocked(
     latents: Tensor, codebook: Tensor, metric: str, indices: Tensor | None, statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    _check_values(latents, codebook)
-    if indices is not None:
+    if indices is None:
+        found = _search_blocked(latents, codebook, metric)
+    else:
+        _check_values(latents, codebook)
         _check_indices(indices, len(codebook))
+        found = indices
     with torch.autocast(latents.device.type, enabled=False):
-        found = blocked.nearest_code(latents, codebook, metric) if indices is None else indices
         return _returned(
             blocked.follow(latents, codebook, found, blocked.code_sums if statistics else None), indices
         )
