@@ -223,7 +223,7 @@ class VQ(Quantizer):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VQ:
         # averages over hundreds of steps stay in float32 where a model is cast to half precision
         before = {name: getattr(self, name, None) for name in ("ema_counts", "ema_sums")}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in before.items():
             if value is not None and getattr(self, name).dtype != value.dtype:
                 setattr(self, name, value.to(getattr(self, name).device))

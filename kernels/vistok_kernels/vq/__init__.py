@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vistok_kernels.checks import check_finite, check_floating, check_one_device, computing_dtype
+from vistok_kernels.checks import check_floating, check_one_device, computing_dtype
 from vistok_kernels.vq import blocked
 
 __all__ = ["code_sums", "nearest_code", "vq_step"]
@@ -118,7 +117,7 @@ def code_sums(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Ten
 def _search_blocked(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
     # a caller's autocast must not reach the products
     with torch.autocast(latents.device.type, enabled=False):
-        return blocked.nearest_code(latents, codebook, metric, partial(_check_values, latents, codebook))
+        return blocked.nearest_code(latents, codebook, metric)
 
 
 _nearest_code = torch.library.custom_op("vistok_kernels::nearest_code", _search_blocked, mutates_args=())
@@ -170,7 +169,8 @@ def _step_blocked(
     if indices is None:
         found = _search_blocked(latents, codebook, metric)
     else:
-        _check_values(latents, codebook)
+        blocked.check_codebook(codebook)
+        blocked.check_latents(latents)
         _check_indices(indices, len(codebook))
         found = indices
     with torch.autocast(latents.device.type, enabled=False):
@@ -284,12 +284,3 @@ def _check_indices(indices: Tensor, codebook_size: int) -> None:
                 f"indices lie in [{int(lowest)}, {int(highest)}], they must lie in [0, {codebook_size}); "
                 "pass the codebook_size that they were made with"
             )
-
-
-def _check_values(latents: Tensor, codebook: Tensor) -> None:
-    check_finite(codebook, "codebook values", "reinitialise it, and look for the update that broke it")
-    check_finite(
-        latents,
-        "latents",
-        "look for the overflow in the encoder: a lower learning rate or float32 may cure it",
-    )

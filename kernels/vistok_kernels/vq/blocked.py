@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vistok_kernels.checks import computing_dtype
+from vistok_kernels.checks import check_finite, computing_dtype
 from vistok_kernels.threads import run_in_threads
 from vistok_kernels.vq.halved import HalvedSearch, HalvedTable, num_rows_of, worth_halving
 from vistok_kernels.vq.prepared import Frame, frame, half_norms, into, place
@@ -23,26 +23,41 @@ _WORTH_THREADS = 2**22
 _WORTH_HALVING = 256
 
 
-def nearest_code(
-    latents: Tensor, codebook: Tensor, metric: str, check: Callable[[], None] = lambda: None
-) -> Tensor:
+def nearest_code(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
     """Scores tiles of latents x codes with one matrix product each and keeps the lowest score of every group of codes.
 
     The position is then sought in the best group alone: a minimum is vectorised, one with its position is not. Where
-    the processor multiplies bfloat16 and the product is the cost, see ``halved``. ``check`` is called first.
+    the processor multiplies bfloat16 and the product is the cost, see ``halved``.
 
     Floor: 4 D (N + K) + 8 N bytes, 2 N K (D + 1) flops. The half norm of a code rides along as the last channel,
     which costs a row of the product instead of a pass over the scores.
+
+    Raises:
+        ValueError: NaN or Inf.
     """
     blocks = _Blocks(latents, len(codebook))
 
     def prepare() -> None:
-        check()
+        check_codebook(codebook)
         where = frame(codebook, metric)
         blocks.prepare(_table(codebook, where), where)
 
     run_in_threads(blocks.search, blocks.num_threads, prepare)
     return blocks.indices()
+
+
+def check_codebook(codebook: Tensor) -> None:
+    """Refuses NaN and Inf."""
+    check_finite(codebook, "codebook values", "reinitialise it, and look for the update that broke it")
+
+
+def check_latents(latents: Tensor) -> None:
+    """Refuses NaN and Inf."""
+    check_finite(
+        latents,
+        "latents",
+        "look for the overflow in the encoder: a lower learning rate or float32 may cure it",
+    )
 
 
 def searcher(codebook: Tensor, metric: str) -> Callable[[Tensor], Tensor]:
@@ -86,6 +101,8 @@ class _Blocks:
             quick = HalvedSearch(self.table, self.halved, self.where, self.num_rows)
         for start in self.left:
             rows = self.latents[start : start + self.num_rows]
+            # here, where they are in the cache
+            check_latents(rows)
             indices = None if quick is None else quick(rows)
             if indices is None:
                 # codes too near each other for bfloat16 will be so in the next block, too
