@@ -35,7 +35,7 @@ def nearest_code(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
     Raises:
         ValueError: NaN or Inf.
     """
-    blocks = _Blocks(latents, len(codebook))
+    blocks = _Blocks(latents, len(codebook), checking=True)
 
     def prepare() -> None:
         check_codebook(codebook)
@@ -61,12 +61,12 @@ def check_latents(latents: Tensor) -> None:
 
 
 def searcher(codebook: Tensor, metric: str) -> Callable[[Tensor], Tensor]:
-    """The search of ``nearest_code`` in one codebook, which is prepared once for many sets of latents."""
+    """The search of ``nearest_code`` in one codebook, prepared once for many sets of latents; values are the caller's to check."""
     where = frame(codebook, metric)
     table = _table(codebook, where)
 
     def search(latents: Tensor) -> Tensor:
-        blocks = _Blocks(latents, len(codebook))
+        blocks = _Blocks(latents, len(codebook), checking=False)
         blocks.prepare(table, where)
         run_in_threads(blocks.search, blocks.num_threads)
         return blocks.indices()
@@ -77,8 +77,8 @@ def searcher(codebook: Tensor, metric: str) -> Callable[[Tensor], Tensor]:
 class _Blocks:
     """Latents (N, D) in blocks of rows that threads share."""
 
-    def __init__(self, latents: Tensor, num_codes: int) -> None:
-        self.latents, self.found = latents, dict[int, Tensor]()
+    def __init__(self, latents: Tensor, num_codes: int, checking: bool) -> None:
+        self.latents, self.found, self.checking = latents, dict[int, Tensor](), checking
         worth = latents.device.type == "cpu" and len(latents) * num_codes >= _WORTH_THREADS
         self.num_threads = torch.get_num_threads() if worth else 1
 
@@ -101,8 +101,9 @@ class _Blocks:
             quick = HalvedSearch(self.table, self.halved, self.where, self.num_rows)
         for start in self.left:
             rows = self.latents[start : start + self.num_rows]
-            # here, where they are in the cache
-            check_latents(rows)
+            if self.checking:
+                # here, where they are in the cache
+                check_latents(rows)
             indices = None if quick is None else quick(rows)
             if indices is None:
                 # codes too near each other for bfloat16 will be so in the next block, too
