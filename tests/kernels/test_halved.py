@@ -94,3 +94,24 @@ def test_latents_that_are_codes_find_themselves() -> None:
 def test_small_work_and_narrow_codes_stay_with_float32() -> None:
     for num_codes, dim in ((1024, 16), (100, 64), (2**15 + 64, 64)):
         assert not halved.worth_halving(torch.zeros(num_codes, dim + 1))
+
+
+@pytest.mark.parametrize("far", [1e17, 1e18, 1e20, 3e30])
+@pytest.mark.parametrize("metric", ["euclid", "cosine"])
+def test_latents_however_far_find_codes_that_rounding_keeps(far: float, metric: str) -> None:
+    signs = torch.randint(0, 2, (512, 512)).float() * 2 - 1
+    if metric == "cosine":
+        far = min(far, 7e17)
+    for codebook in (signs, torch.zeros(512, 512)):
+        indices = nearest_code(signs[:300] * far, codebook, metric)
+        assert int(indices.min()) >= 0 and int(indices.max()) < 512
+    assert torch.equal(nearest_code(signs * far, signs, metric), torch.arange(512))
+
+
+@pytest.mark.parametrize(
+    "codebook", [torch.zeros(256, 64), torch.ones(1024, 64), torch.randn(1, 64).expand(300, 64)]
+)
+def test_a_collapsed_codebook_is_left_to_float32_before_its_codes_are_gathered(codebook: Tensor) -> None:
+    latents = torch.randn(300, 64)
+    assert search(latents, codebook) is None
+    assert not nearest_code(latents, codebook).any()

@@ -79,6 +79,8 @@ def test_a_step_follows_given_indices_and_marks_those_that_name_no_code() -> Non
     torch.testing.assert_close(
         whole[4].double(), vq_reference.code_sums(latents, indices, 9)[1], rtol=1e-5, atol=1e-5
     )
+    strided = torch.stack([indices, indices.flip(0)], dim=1)[:, 0]
+    assert torch.equal(step_kernel.vq_step(latents, codebook, "euclid", strided)[0], codes)
     indices[7] = -1
     assert step_kernel.vq_step(latents, codebook, "euclid", indices)[0][7].isnan().all()
 

@@ -135,7 +135,35 @@ def test_statistics_can_be_left_out() -> None:
 
 def test_given_indices_of_another_length_or_range_are_refused() -> None:
     latents, codebook = torch.randn(4, 2), torch.randn(3, 2)
-    with pytest.raises(ValueError, match=r"indices have shape \(3,\), they must be \(4,\)"):
+    with pytest.raises(ValueError, match=r"they must be int64 of shape \(4,\)"):
         vq_step(latents, codebook, indices=torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"must lie in \[0, 3\)"):
         vq_step(latents, codebook, indices=torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(ValueError, match=r"indices are torch\.int32"):
+        vq_step(latents, codebook, indices=torch.zeros(4, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
+    latents, codebook = torch.randn(300, 64), torch.randn(400, 64)
+    expected = nearest_code(latents, codebook)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        assert torch.equal(nearest_code(latents, codebook), expected)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_bad_values_are_refused_where_threads_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vistok_kernels.vq import blocked
+
+    monkeypatch.setattr(blocked, "_WORTH_THREADS", 1)
+    latents, codebook = torch.randn(40, 2), torch.randn(3, 2)
+    threads = torch.get_num_threads()
+    latents[1, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"^latents contain NaN or Inf; .+"):
+        nearest_code(latents, codebook)
+    with pytest.raises(ValueError, match=r"^codebook values contain NaN or Inf; .+"):
+        nearest_code(latents.nan_to_num(), codebook * torch.inf)
+    assert torch.get_num_threads() == threads

@@ -54,6 +54,24 @@ def test_stages_that_choose_otherwise_search_one_by_one():
     assert Residual(VQ(16, 4), 2, stage_scale=0.5)._found(latent) is None
 
 
+def test_a_stage_that_somebody_changes_or_watches_is_called_itself():
+    class Halved(VQ):
+        def forward(self, latent):
+            return super().forward(latent / 2)
+
+    latent, own = torch.randn(1, 30, 4), Halved(16, 4, init="normal").eval()
+    assert torch.equal(Product(own, 1)(latent).indices, own(latent).indices)
+    watched, seen = Residual(VQ(16, 4), 2).eval(), []
+    watched.stages[1].register_forward_hook(lambda *arguments: seen.append(1))
+    watched(latent)
+    assert seen == [1]
+
+
+def test_an_empty_batch_gives_empty_indices():
+    assert Residual(VQ(16, 4), 3).eval()(torch.randn(0, 2, 5, 4)).indices.shape == (0, 2, 5, 3)
+    assert Product(VQ(16, 4), 3).eval()(torch.randn(0, 2, 5, 12)).indices.shape == (0, 2, 5, 3)
+
+
 def test_the_gradient_passes_once_whatever_the_number_of_stages():
     for stages in (1, 3):
         latent = torch.randn(2, 5, 4, requires_grad=True)

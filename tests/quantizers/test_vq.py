@@ -258,3 +258,12 @@ def test_codes_that_are_called_dead_become_latents_and_others_stay():
     assert changed.nonzero().flatten().tolist() == [2, 5]
     assert all((latent.reshape(-1, 3) == code).all(dim=1).any() for code in quantizer.codebook[[2, 5]])
     assert not VQ(8, 3, init="normal", codebook=ProjectedCodebook()).revive(dead, latent)
+
+
+def test_averages_stay_in_float32_in_a_half_precision_model():
+    quantizer = VQ(8, 4, update="ema", init="normal").to(torch.bfloat16).train()
+    assert quantizer.codebook.dtype == torch.bfloat16
+    quantizer(torch.randn(1, 50, 4, dtype=torch.bfloat16))
+    quantizer.update()
+    assert quantizer.ema_counts.dtype == quantizer.ema_sums.dtype == torch.float32
+    assert quantizer.double().ema_sums.dtype == torch.float32

@@ -43,7 +43,7 @@ def codebooks_of(parts: Iterable[nn.Module]) -> Tensor | None:
     """The codebooks of parts whose indices one op can find together, (S, K, D); None where a part chooses otherwise."""
     tables = []
     for part in parts:
-        if not isinstance(part, VQ) or not part.searches:
+        if not isinstance(part, VQ) or not part.replaceable or part.metric != "euclid":
             return None
         tables.append(part.table())
     return torch.stack(tables)

@@ -143,7 +143,7 @@ class Product(Quantizer):
         indices = product_codes(
             latent.detach().reshape(-1, self.dim_in), tables.expand(self.num_parts, -1, -1)
         )
-        return indices.reshape(*latent.shape[:-1], -1).unbind(dim=-1)
+        return indices.reshape(*latent.shape[:-1], self.num_parts).unbind(dim=-1)
 
     def _pieces(self, indices: Tensor) -> tuple[Tensor, ...]:
         indices = with_groups(self, indices)

@@ -160,7 +160,7 @@ class Residual(Quantizer):
         indices, _ = residual_codes(
             latent.detach().reshape(-1, self.dim), tables.expand(self.num_stages, -1, -1)
         )
-        return indices.reshape(*latent.shape[:-1], -1).unbind(dim=-1)
+        return indices.reshape(*latent.shape[:-1], self.num_stages).unbind(dim=-1)
 
     def _seen(self, latent: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Each stage's number and what it has to quantize; a stage may be changed before the next is asked for."""

@@ -17,8 +17,8 @@ _FEWEST_CODES, _MOST_CODES = 256, 2**15
 # scores of a block, 4 MB: they are read twice more
 _SCORES = 2**21
 _GROUP = 64
-# more groups to score again than this many a row, and the float32 product is cheaper
-_MOST_GROUPS = 4
+# more groups or codes to score again than this many a row, and the float32 product is cheaper
+_MOST_GROUPS, _MOST_NEAR = 4, 8
 # bfloat16 keeps 8 bits: a rounded number is off by at most 2^-9 of itself
 _ROUNDING = 2.0**-9
 # below this products may be flushed to zero
@@ -100,12 +100,17 @@ class HalvedSearch:
         torch.mm(rounded, self.halved.codes.T, out=scores)
         torch.amin(scores.view(count, -1, _GROUP), dim=2, out=lowest)
         limit = self._limit(block[:, :-1], rounded[:, :-2], lowest)
+        if not bool(limit.isfinite().all()):
+            # latents so far away that lengths overflow
+            return None
         groups = (lowest <= limit).view(-1).nonzero().squeeze(1)
         if len(groups) > _MOST_GROUPS * count:
             return None
         rows = groups // lowest.shape[1]
         members = scores.view(-1, _GROUP).index_select(0, groups)
         near = (members <= limit.index_select(0, rows)).view(-1).nonzero().squeeze(1)
+        if len(near) > _MOST_NEAR * count:
+            return None
         # as positions in the block's scores, row by row
         near = groups.index_select(0, near // _GROUP) * _GROUP + near % _GROUP
         rows, codes = near // len(self.table), near % len(self.table)
@@ -136,6 +141,6 @@ def _lengths(vectors: Tensor) -> Tensor:
 
 def _lowest(nearest: Tensor, rows: Tensor, codes: Tensor, scores: Tensor) -> Tensor:
     """Puts the lowest code among those with the lowest score of a row into ``nearest`` (R,); all others are (P,)."""
-    best = torch.full(nearest.shape, torch.inf).scatter_reduce_(0, rows, scores, "amin")
+    best = scores.new_full(nearest.shape, torch.inf).scatter_reduce_(0, rows, scores, "amin")
     hit = scores == best[rows]
     return nearest.scatter_reduce_(0, rows[hit], codes[hit], "amin", include_self=False)
