@@ -172,6 +172,9 @@ def _text(path: Path) -> str:
 def _check_contents(out: Path) -> None:
     if (out / PLAN_NAME).exists():
         return
+    with contextlib.suppress(ShardError):
+        Fingerprint.read(out)  # the plan was lost: it can be made again, and is compared
+        return
     strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
     if strangers:
         _remove(lock_files(out))

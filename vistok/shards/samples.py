@@ -131,7 +131,10 @@ class SampleEncoder:
     ) -> Iterator[tuple[int, EncodedBatch | FailedImage | None]]:
         threads = torch.get_num_threads()
         pool = ThreadPoolExecutor(
-            self._lanes, "vistok-lane", initializer=torch.set_num_threads, initargs=(threads // self._lanes,)
+            self._lanes,
+            "vistok-lane",
+            initializer=torch.set_num_threads,
+            initargs=(max(1, threads // self._lanes),),
         )
         pending: deque[tuple[int, Future[list[EncodedBatch | FailedImage]] | FailedImage | None]] = deque()
         try:

@@ -1,0 +1,124 @@
+import shutil
+
+import pytest
+
+from tests.shards.conftest import named, tree
+from vistok import shards
+from vistok.errors import ImageError, ShardError
+
+OPTIONS = {"batch_size": 2, "shard_size": 4, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def made(tokenizer, tmp_path_factory):
+    out = tmp_path_factory.mktemp("made") / "out"
+    shards.encode(tokenizer, named(14), out, **OPTIONS)
+    return out
+
+
+@pytest.fixture
+def out(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "out")
+
+
+def flip(path, place=700):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def mended(tokenizer, out, made, remade):
+    kept = {path: path.stat().st_ino for path in out.glob("shard-*")}
+    report = shards.repair(tokenizer, named(14), out, progress=False)
+    assert report.num_remade == remade, report
+    assert tree(out) == tree(made)
+    touched = {path.stem for path, inode in kept.items() if path.stat().st_ino != inode}
+    assert len(touched) <= remade
+    return report
+
+
+def test_what_is_intact_is_left_alone(tokenizer, out, made):
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    report = mended(tokenizer, out, made, 0)
+    assert "all 4 shards were intact" in str(report)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+DAMAGE = {
+    "a missing shard": lambda out: (out / "shard-000001.tar").unlink(),
+    "a missing record": lambda out: (out / "shard-000001.json").unlink(),
+    "a cut shard": lambda out: (out / "shard-000001.tar").write_bytes(b"x" * 512),
+    "a flipped byte": lambda out: flip(out / "shard-000001.tar"),
+    "an empty record": lambda out: (out / "shard-000001.json").write_text(""),
+    "a record of another shard": lambda out: shutil.copy(
+        out / "shard-000000.json", out / "shard-000001.json"
+    ),
+    "another shard's bytes": lambda out: shutil.copy(out / "shard-000002.tar", out / "shard-000001.tar"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_one_damaged_shard_is_made_again_and_no_other(tokenizer, out, made, kind):
+    DAMAGE[kind](out)
+    report = mended(tokenizer, out, made, 1)
+    assert "shard-000001" in str(report)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "spec.json", "fingerprint.json", "index.json"])
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_files_that_describe_the_shards_are_written_again(tokenizer, out, made, name, how):
+    (out / name).unlink() if how == "missing" else (out / name).write_text("{")
+    flip(out / "shard-000003.tar")
+    mended(tokenizer, out, made, 1)
+
+
+def test_a_shard_of_another_run_is_replaced(tokenizer, other_tokenizer, out, made, tmp_path):
+    shards.encode(other_tokenizer, named(14), tmp_path / "other", **OPTIONS)
+    for suffix in ("tar", "json"):
+        shutil.copy(tmp_path / "other" / f"shard-000002.{suffix}", out)
+    mended(tokenizer, out, made, 1)
+
+
+def test_files_outside_the_plan_are_moved_aside(tokenizer, out, made):
+    (out / "shard-000009.tar").write_bytes(b"of somebody")
+    report = shards.repair(tokenizer, named(14), out, progress=False)
+    assert report.moved == ("shard-000009.tar",)
+    assert (out / ".vistok-foreign" / "shard-000009.tar").read_bytes() == b"of somebody"
+    shutil.rmtree(out / ".vistok-foreign")
+    assert tree(out) == tree(made)
+
+
+def test_another_tokenizer_or_other_images_are_refused_and_change_nothing(tokenizer, other_tokenizer, out):
+    flip(out / "shard-000001.tar")
+    before = tree(out)
+    with pytest.raises(ShardError, match="weights_hash"):
+        shards.repair(other_tokenizer, named(14), out, progress=False)
+    with pytest.raises(ShardError, match=r"data\.first_image"):
+        shards.repair(tokenizer, named(14, size=24), out, progress=False)
+    (out / "fingerprint.json").unlink()
+    with pytest.raises(ShardError, match="no shard's record agrees"):
+        shards.repair(other_tokenizer, named(14), out, progress=False)
+    before.pop("fingerprint.json")
+    assert tree(out) == before
+
+
+def test_the_precision_and_the_error_policy_of_the_run_are_kept(tokenizer, tmp_path):
+    images = named(14, broken={"image_0005": ImageError("torn")})
+    shards.encode(
+        tokenizer,
+        images,
+        tmp_path / "a",
+        precision="bfloat16",
+        on_error="skip",
+        max_error_rate=0.1,
+        **OPTIONS,
+    )
+    out = shutil.copytree(tmp_path / "a", tmp_path / "b")
+    flip(out / "shard-000001.tar")
+    assert shards.repair(tokenizer, images, out, progress=False).num_remade == 1
+    assert tree(out) == tree(tmp_path / "a")
+
+
+def test_a_place_without_shards_is_refused(tokenizer, tmp_path):
+    with pytest.raises(ShardError, match="nothing is there"):
+        shards.repair(tokenizer, named(14), tmp_path / "nowhere")
