@@ -12,6 +12,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,9 @@ def run(setting: Setting = Setting(), folder: Path | None = None) -> list[ReadRo
         tokens = np.random.default_rng(0).integers(0, NUM_CODES, (setting.num_samples, NUM_TOKENS, 1))
         tokens = tokens.astype(np.uint16)
         written = {
-            name: seconds(lambda n=name: _write(place / n, n, tokens, setting), "cpu") for name in CONTAINERS
+            name: seconds(partial(_write, place / name, name, tokens, setting), "cpu") for name in CONTAINERS
         }
-        written["npy"] = seconds(lambda: _write_npy(place / "npy", tokens), "cpu")
+        written["npy"] = seconds(partial(_write_npy, place / "npy", tokens), "cpu")
         readers = _readers(place, setting)
         total = int(tokens.sum(dtype=np.int64))
         for (access, name), batches in readers.items():
@@ -118,7 +119,7 @@ def run(setting: Setting = Setting(), folder: Path | None = None) -> list[ReadRo
         times: dict[tuple[str, str], list[float]] = {key: [] for key in readers}
         for _ in range(setting.repeats):
             for key, batches in readers.items():
-                times[key].append(seconds(lambda b=batches: [None for _ in b()], "cpu"))
+                times[key].append(seconds(partial(_drain, batches), "cpu"))
         return [_row(key, statistics.median(found), written, place, setting) for key, found in times.items()]
 
 
@@ -227,9 +228,18 @@ def _readers(place: Path, setting: Setting) -> dict[tuple[str, str], Batches]:
         access = "shuffled" if shuffled else "streaming"
         for name, tokens in shards.items():
             readers[access, name] = _loading(tokens, size) if shuffled else _streaming(tokens, size)
-        readers[access, "npy"] = lambda s=shuffled: iter(DataLoader(files, size, shuffle=s))  # type: ignore[misc]
+        readers[access, "npy"] = _files(files, size, shuffled)
         readers[access, "webdataset"] = _webdataset(place / "tar", setting, shuffled)
     return readers
+
+
+def _drain(batches: Batches) -> None:
+    for _ in batches():
+        pass
+
+
+def _files(files: _Files, size: int, shuffled: bool) -> Batches:
+    return lambda: iter(DataLoader(files, size, shuffle=shuffled))
 
 
 def _loading(tokens: ShardDataset, size: int) -> Batches:
@@ -237,7 +247,9 @@ def _loading(tokens: ShardDataset, size: int) -> Batches:
 
 
 def _streaming(tokens: ShardDataset, size: int) -> Batches:
-    return lambda: (b["indices"] for b in DataLoader(tokens.stream(batch_size=size), batch_size=None))
+    return lambda: (
+        b["indices"] for b in DataLoader(tokens.stream(batch_size=size), None, collate_fn=collate)
+    )  # type: ignore[arg-type]
 
 
 def _webdataset(folder: Path, setting: Setting, shuffled: bool) -> Batches:
