@@ -143,10 +143,7 @@ class OpenArrow:
         else:
             sides = (column.take(positions) for column in self._size)
             meta["size"] = [list(size) for size in zip(*sides, strict=True)]
-        grids = {name: stream.grids(positions) for name, stream in self._streams.items()}
-        meta["grid"] = [
-            dict(zip(grids, of_sample, strict=True)) for of_sample in zip(*grids.values(), strict=True)
-        ]
+        meta["grid"] = self._grids(positions)
         return Block({name: stream.take(positions) for name, stream in self._streams.items()}, meta)
 
     def _parse(self, batch: Any) -> None:
@@ -178,6 +175,13 @@ class OpenArrow:
         self._fields = {name: Column(column, name in optional) for name, column in columns.items()}
         if "key" not in self._fields or not self._streams:
             raise ShardError(f"{self._path} is damaged: it has no keys or no tokens")
+
+    def _grids(self, positions: NDArray[np.int64]) -> list[dict[str, list[int]]]:
+        constant = {name: stream.grid for name, stream in self._streams.items() if stream.grid is not None}
+        if len(constant) == len(self._streams):
+            return [constant] * len(positions)
+        grids = {name: stream.grids(positions) for name, stream in self._streams.items()}
+        return [dict(zip(grids, of_sample, strict=True)) for of_sample in zip(*grids.values(), strict=True)]
 
     def _loads(self, text: str) -> dict[str, Any]:
         try:

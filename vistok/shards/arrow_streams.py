@@ -86,7 +86,7 @@ class StreamReader:
 
     Args:
         name: Of the stream.
-        described: What the schema's metadata says of it.
+        described: What the schema's metadata says of it; its ``grid`` stays to be read.
         columns: All columns by name; those of the stream are removed.
 
     Raises:
@@ -101,7 +101,7 @@ class StreamReader:
         self._count, self._width = None if count is None else int(count), int(width)
         column = columns.pop(name)
         grid = described["grid"]
-        self._grid: list[int] | None = None if grid is None else [int(side) for side in grid]
+        self.grid: list[int] | None = None if grid is None else [int(side) for side in grid]
         self._grids = Column(columns.pop(f"{name}.grid")) if grid is None else None
         packable = 0 < self._bits <= 64 and self._dtype == index_dtype(1 << self._bits)
         if self._dtype not in DTYPES or not (packable or self._bits == 0) or self._width < 0:
@@ -138,7 +138,10 @@ class StreamReader:
 
     def grids(self, positions: NDArray[np.int64]) -> list[list[int]]:
         """The token grid of each sample."""
-        return [self._grid] * len(positions) if self._grids is None else self._grids.take(positions)  # type: ignore[list-item]
+        if self._grids is not None:
+            return self._grids.take(positions)
+        assert self.grid is not None
+        return [self.grid] * len(positions)
 
     def _decoded(self, rows: NDArray[Any], count: int) -> NDArray[Any]:
         if self._bits:

@@ -14,8 +14,11 @@ from vistok.spec import TokenizerSpec
 from vistok.tokenizer import Encoded, StreamTokens
 
 
-def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def collate(items: Sequence[Mapping[str, Any]] | dict[str, Any]) -> dict[str, Any]:
     """Items of one image size to a batch; a ``collate_fn`` for DataLoader, fast for what ``ShardDataset`` reads at once.
+
+    A batch from ``ShardStream`` passes as it is; ``DataLoader(stream, batch_size=None)`` looks at every string in it without
+    a ``collate_fn``.
 
     Shapes:
         indices (N, S) -> (B, N, S), latents (N, D) -> (B, N, D). Where N varies, shorter ones end in zeros and
@@ -24,6 +27,8 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
         ShardError: no items, or images of several sizes or grids.
     """
+    if isinstance(items, dict):
+        return items
     if not items:
         raise ShardError("a batch needs at least one item")
     if isinstance(items, Rows):

@@ -153,6 +153,7 @@ def soft_fields(device: torch.device, batch_size: int) -> dict[str, Any]:
         "batch_size": batch_size,
         "device": device.type,
         "numpy": np.__version__,
+        "pyarrow": metadata.version("pyarrow"),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "vistok": version,

@@ -34,7 +34,8 @@ class ShardStream(IterableDataset[dict[str, Any]]):
     near each other. Every rank gets the same number of samples: with W ranks up to W - 1 at the end are left out.
     Worker j of n takes every n-th sample of its rank, or with ``batch_size`` every n-th batch, so that a DataLoader gives
     the same in the same order with any number of workers. Batches are read at once, which is many times faster than
-    sample by sample: give them to ``DataLoader(stream, batch_size=None, num_workers=n)``.
+    sample by sample: give them to
+    ``DataLoader(stream, batch_size=None, collate_fn=vistok.shards.collate, num_workers=n)``.
 
     To resume, either let torchdata's StatefulDataLoader keep the state of each worker; or count the batches that the
     training loop has used and call ``seek`` before the pass, with any number of workers. Call ``set_epoch`` before each
