@@ -18,6 +18,7 @@ def test_a_kernel_of_every_family_fits_every_target(target: str) -> None:
         "nearest_code_kernel": "",
         "fsq_kernel": "",
         "bit_pack_kernel": "",
+        "multi_scale_codes_kernel": "smoothed",
         "row_means_kernel": "dot entropy",
     }
     chosen = [case for case in ahead.cases([8]) if names.get(case.kernel) == case.variant]

@@ -43,8 +43,8 @@ def multi_scale_codes(
 
     On a GPU bad values cannot be raised: an image with a NaN or Inf gets index -1 at all scales, a codebook with one
     gives -1 to all images, and ``quantized`` is NaN there. One launch, whose floor ``kernel.py`` states; a few launches
-    a scale in float64, for grids of more than 1024 cells, and where few images would leave a GPU idle. There, and in
-    gradients, convolutions take TF32 if PyTorch is set to.
+    a scale in float64, for more than 256 channels or 1024 cells, and where few images would leave a GPU idle. There,
+    and in gradients, convolutions take TF32 if PyTorch is set to.
 
     Source: Tian et al., Visual Autoregressive Modeling (2024), arXiv:2404.02905, algorithm 1.
 

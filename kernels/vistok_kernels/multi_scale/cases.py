@@ -12,9 +12,11 @@ _SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
 
 def cases(dim: int, codebook_size: int) -> Iterator[Case]:
-    """Images of 16 x 16 latents on ten scales, with convolutions and without."""
-    from vistok_kernels.multi_scale.kernel import INNER, multi_scale_tile
+    """Images of 16 x 16 latents on ten scales, with convolutions and without; nothing for dims that take a few launches a scale."""
+    from vistok_kernels.multi_scale.kernel import INNER, MOST_REGISTERS, WIDEST, multi_scale_tile
 
+    if dim > WIDEST:
+        return
     tile = multi_scale_tile(dim)
     names = "codebook codes half_norms center scale weight bias table"
     tensors = {"latents": "*bf16"} | dict.fromkeys(names.split(), "*fp32")
@@ -33,7 +35,7 @@ def cases(dim: int, codebook_size: int) -> Iterator[Case]:
             tensors | counts | strides,
             {"DIM": dim, "WIDTH": -(-dim // tile.channels) * tile.channels, "SMOOTHED": smoothed, "BLOCK_ROWS": tile.rows, "BLOCK_CODES": tile.codes,
              "BLOCK_CHANNELS": tile.channels, "BLOCK_INNER": INNER},
-            {"num_warps": tile.num_warps, "num_stages": tile.num_stages},
+            {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "maxnreg": MOST_REGISTERS},
             (*tensors, "num_codes"), ("stride_channel",),
             num_bytes, search + resampling + convolving * smoothed, smoothed,
         )  # fmt: skip

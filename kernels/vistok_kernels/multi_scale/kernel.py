@@ -17,21 +17,21 @@ from vistok_kernels.multi_scale.resampling import Grid, matrices
 from vistok_kernels.vq.kernel import Tile, processors, search, search_rows
 from vistok_kernels.vq.prepared import prepare
 
+# Channels, beyond which the program does not fit the registers of every GPU.
+WIDEST = 256
 # Beyond it the dense products of a position with all cells cost as much as the search.
 MOST_CELLS = 1024
 # Positions times codes of one image: up to it a program of its own takes about as long as the launches it saves.
 _SMALL = 2**22
 # Cells or positions that one product of shrinking or growing sums over.
 INNER = 16
+# Of a thread: left to itself NVIDIA's assembler spills a few to fit two programs where there is rarely work for two.
+MOST_REGISTERS = 255
 
 
 def multi_scale_tile(dim: int) -> Tile:
     """The tile of all phases; small, as coarse scales have few positions."""
-    if dim <= 16:
-        return Tile(16, 128, 16, 8, 2)
-    if dim <= 32:
-        return Tile(64, 64, 32, 8, 2)
-    return Tile(64, 32, 16, 8, 2)
+    return Tile(64, 64, 32 if 16 < dim <= 32 else 16, 8, 2)
 
 
 def one_launch(batch: int, num_tokens: int, num_cells: int, num_codes: int, num_processors: int) -> bool:
@@ -173,7 +173,7 @@ def multi_scale_codes_kernel(
         tl.debug_barrier()
         by_rows = tl.load(entry + 6)
         by_columns = tl.load(entry + 7)
-        error = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
+        error = 0.0
         for start in range(0, num_cells, BLOCK_ROWS):
             cells = start + block
             row_mask = cells < num_cells
@@ -209,7 +209,7 @@ def multi_scale_codes_kernel(
                 else:
                     latent_ptrs = latents + at[:, None] + channels[None, :] * stride_channel
                     left = _add(step, quantized + slots, latent_ptrs, mask)
-                    error += left * left
+                    error += tl.sum(tl.sum(left * left, axis=1), axis=0)
         tl.debug_barrier()
         if SMOOTHED:
             convolution = tl.load(entry + 3).to(tl.int64)
@@ -239,9 +239,9 @@ def multi_scale_codes_kernel(
                     mask = row_mask[:, None] & present[None, :]
                     latent_ptrs = latents + at[:, None] + channels[None, :] * stride_channel
                     left = _add(step, quantized + slots, latent_ptrs, mask)
-                    error += left * left
+                    error += tl.sum(tl.sum(left * left, axis=1), axis=0)
             tl.debug_barrier()
-        tl.store(errors + image * num_scales + number, tl.sum(tl.sum(error, axis=1), axis=0))
+        tl.store(errors + image * num_scales + number, error)
 
 
 @lru_cache(maxsize=16)
@@ -290,7 +290,9 @@ def multi_scale_codes(
     num_codes, num_cells = len(codebook), height * width
     num_tokens = sum(rows * columns for rows, columns in grids)
     if alone is None:
-        alone = one_launch(batch, num_tokens, num_cells, num_codes, processors(latents.device))
+        alone = dim <= WIDEST and one_launch(
+            batch, num_tokens, num_cells, num_codes, processors(latents.device)
+        )
     if torch.float64 in (latents.dtype, codebook.dtype) or not alone or batch == 0:
         return blocked.multi_scale_codes(latents, codebook, convolutions, grids, partial(search, ready))
     codebook = codebook.contiguous()
@@ -338,6 +340,7 @@ def multi_scale_codes(
             BLOCK_INNER=INNER,
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
+            **({} if torch.version.hip else {"maxnreg": MOST_REGISTERS}),
         )
     distances = errors.sum(dim=0)
     return indices, quantized, compared, distances, distances.clone()
