@@ -290,7 +290,9 @@ def test_a_row_group_larger_than_the_cache_is_read_in_bounded_memory(tmp_path):
     """One row group of 120 MB, in a process that may keep 16 MB of it."""
     data = np.random.default_rng(0).integers(0, 256, (480, 250_000), dtype=np.uint8)
     table = pa.table({"image": [row.tobytes() for row in data]})
-    pq.write_table(table, tmp_path / "t.parquet", row_group_size=480, use_dictionary=False, write_batch_size=16)
+    pq.write_table(
+        table, tmp_path / "t.parquet", row_group_size=480, use_dictionary=False, write_batch_size=16
+    )
     del table
     firsts = [int(row[0]) for row in data]
     del data
