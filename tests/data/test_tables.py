@@ -289,7 +289,11 @@ def _num_open():
 def test_a_row_group_larger_than_the_cache_is_read_in_bounded_memory(tmp_path):
     """One row group of 120 MB, in a process that may keep 16 MB of it."""
     data = np.random.default_rng(0).integers(0, 256, (480, 250_000), dtype=np.uint8)
-    write(tmp_path / "t.parquet", pa.table({"image": [row.tobytes() for row in data]}), batch=480)
+    table = pa.table({"image": [row.tobytes() for row in data]})
+    pq.write_table(
+        table, tmp_path / "t.parquet", row_group_size=480, use_dictionary=False, write_batch_size=16
+    )
+    del table
     firsts = [int(row[0]) for row in data]
     del data
     pid = os.fork()
@@ -317,7 +321,9 @@ def _resident():
 def test_rows_behind_damage_are_told_at_once(tmp_path):
     path = tmp_path / "t.parquet"
     table = pa.table({"image": [os.urandom(3000) for _ in range(64)]})
-    pq.write_table(table, path, data_page_size=20_000, write_batch_size=1, write_page_checksum=True)
+    pq.write_table(
+        table, path, data_page_size=20_000, use_dictionary=False, write_batch_size=1, write_page_checksum=True
+    )
     data = bytearray(path.read_bytes())
     data[100_000:100_400] = os.urandom(400)
     path.write_bytes(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class ArrowRows:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._opened: tuple[Any, list[Any], list[int]] | None = None
-        self._stamp = file_stamp(path)
+        self.stamp = file_stamp(path)
         self.schema, _, starts = self._open()
         self.num_rows: int = starts[-1]
         self.columns: tuple[str, ...] = tuple(self.schema.names)
@@ -44,7 +44,7 @@ class ArrowRows:
             DataError: damaged, or changed since it was opened.
         """
         # what lies behind the end of a mapped file ends the process, so the size is looked at before
-        if file_stamp(self.path) != self._stamp:
+        if file_stamp(self.path) != self.stamp:
             raise DataError(f"{str(self.path)!r} has changed since it was opened: build the dataset again")
         _, batches, starts = self._open()
         place = bisect_right(starts, row) - 1
@@ -53,7 +53,7 @@ class ArrowRows:
             # a wrong offset would be read from beyond the file: of one row this costs nothing
             found.validate(full=True)
             values: dict[str, Any] = found.to_pylist()[0]
-        except (ValueError, KeyError, OSError) as error:
+        except Exception as error:
             raise DataError(damaged(self.path, error, f"row {row} of ")) from error
         return values
 
@@ -64,7 +64,9 @@ class ArrowRows:
                 part = batch.select([name])
                 part.validate(full=True)
                 yield from part.column(0).to_pylist()
-        except (ValueError, OSError) as error:
+        except DataError:
+            raise
+        except Exception as error:
             raise DataError(damaged(self.path, error)) from error
 
     def _open(self) -> tuple[Any, list[Any], list[int]]:
@@ -87,8 +89,11 @@ class ArrowRows:
                         )
                     reader = pyarrow.ipc.open_stream(source)
                     found = iter(reader)
+                check_names(reader.schema)
                 batches = [self._in_place(batch, whole) for batch in found]
-            except (ValueError, OSError) as error:
+            except DataError:
+                raise
+            except Exception as error:  # readers of damaged files raise whatever they stumble over
                 raise DataError(damaged(self.path, error)) from error
             self._opened = reader.schema, batches, [0, *accumulate(batch.num_rows for batch in batches)]
             _mapped[id(self)] = weakref.ref(self)
@@ -100,6 +105,7 @@ class ArrowRows:
 
     def _in_place(self, batch: Any, whole: Any) -> Any:
         """The batch, if its data lies in the file as it is: what had to be unpacked would fill the memory."""
+        batch.validate()
         for column in batch.columns:
             for part in column.buffers():
                 if part is not None and part.size and not 0 <= part.address - whole.address < whole.size:
@@ -123,6 +129,17 @@ def damaged(path: Path, error: Exception, part: str = "") -> str:
         return f"{str(path)!r} does not exist: check the path"
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"{part}{str(path)!r} cannot be read ({reason}): fetch it again"
+
+
+def check_names(fields: Iterable[Any]) -> None:
+    """Reads the names of columns and of what is inside them.
+
+    Raises:
+        UnicodeDecodeError: one is not UTF-8, so the file is damaged.
+    """
+    for field in fields:
+        _ = field.name
+        check_names(field.type.field(place) for place in range(field.type.num_fields))
 
 
 def file_stamp(path: Path) -> tuple[int, int]:

@@ -10,20 +10,22 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from vistok.data.arrow_rows import damaged, file_stamp
+from vistok.data.arrow_rows import check_names, damaged, file_stamp
 from vistok.errors import DataError
 
 CACHE_BYTES = 128 << 20
 BATCH_BYTES = 8 << 20
 MAX_BATCH_ROWS = 1024
-MAX_DECODING = 4
+MAX_DECODING = 2
 
 
 class ParquetRows:
     """A Parquet file, read by row within bounded memory whatever the size of its row groups.
 
     Rows in order cost the least. A jump forward decodes what lies between within the row group, a jump backward begins the
-    group again unless the row is among those that were kept. Files share one cache in each process.
+    group again unless the row is among those that were kept. The files of a process share ``CACHE_BYTES``; beside them the
+    pages of the ``MAX_DECODING`` newest groups are in memory, which only the writer of a file can make small: pyarrow puts
+    up to 1024 rows in one, Hugging Face's datasets 100.
 
     Attributes:
         columns: Those that are decoded; all, until it is set.
@@ -37,7 +39,11 @@ class ParquetRows:
         self.stamp = file_stamp(path)
         with self._file() as file:
             self.schema = file.schema_arrow
-            groups = [file.metadata.row_group(place) for place in range(file.num_row_groups)]
+            try:
+                check_names(self.schema)
+                groups = [file.metadata.row_group(place) for place in range(file.num_row_groups)]
+            except ValueError as error:
+                raise DataError(damaged(path, error)) from error
         self.columns: tuple[str, ...] = tuple(self.schema.names)
         self._starts = [0, *accumulate(group.num_rows for group in groups)]
         self._batch_rows = [
@@ -46,6 +52,8 @@ class ParquetRows:
         ]
         self._broken: dict[int, tuple[int, str]] = {}
         self.num_rows: int = self._starts[-1]
+        if any(group.num_rows < 0 for group in groups):
+            raise DataError(damaged(path, ValueError("a row group of less than no rows")))
 
     def read(self, row: int, columns: Sequence[str]) -> dict[str, Any]:
         """Some of ``columns`` of a row, as Python values.
@@ -56,15 +64,16 @@ class ParquetRows:
         group = bisect_right(self._starts, row) - 1
         offset = row - self._starts[group]
         broken_from, reason = self._broken.get(group, (self.num_rows, ""))
-        if (
-            offset >= broken_from
-        ):  # to decode up to the damage again for each row behind it would take for ever
+        # to decode up to the damage again for each row behind it would take for ever
+        if offset >= broken_from:
             raise DataError(reason)
         try:
             number, place = divmod(offset, self._batch_rows[group])
             batch = _cache.batch(self, group, number)
             values: dict[str, Any] = batch.select(list(columns)).slice(place, 1).to_pylist()[0]
-        except (ValueError, KeyError, IndexError, OSError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # readers of damaged files raise whatever they stumble over
             reason = damaged(self.path, error, f"row {row} of ")
             self._broken[group] = (offset, reason)
             raise DataError(reason) from error
@@ -76,7 +85,9 @@ class ParquetRows:
             with self._file() as file:
                 for batch in file.iter_batches(columns=[name], batch_size=MAX_BATCH_ROWS, use_threads=False):
                     yield from batch.column(0).to_pylist()
-        except (ValueError, OSError) as error:
+        except DataError:
+            raise
+        except Exception as error:
             raise DataError(damaged(self.path, error)) from error
 
     def batches(self, group: int) -> Iterator[Any]:
@@ -99,7 +110,7 @@ class ParquetRows:
             return parquet.ParquetFile(
                 self.path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
             )
-        except (ValueError, OSError) as error:
+        except Exception as error:
             raise DataError(damaged(self.path, error)) from error
 
 

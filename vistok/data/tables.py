@@ -196,4 +196,10 @@ def _named(files: str | Path | Sequence[str | Path]) -> list[tuple[str, Path]]:
 def _opened(path: Path) -> ArrowRows | ParquetRows:
     if path.is_dir():
         raise DataError(f"{str(path)!r} is a folder: give one folder, or files")
-    return ParquetRows(path) if path.suffix == ".parquet" else ArrowRows(path)
+    file = ParquetRows(path) if path.suffix == ".parquet" else ArrowRows(path)
+    # a row of an image takes more than a byte; a file that says otherwise would fill the memory with keys
+    if file.num_rows > file.stamp[0]:
+        raise DataError(
+            f"{str(path)!r} says that it has {file.num_rows} rows in {file.stamp[0]} bytes: fetch it again"
+        )
+    return file
