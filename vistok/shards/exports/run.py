@@ -13,7 +13,7 @@ from typing import Any
 
 from vistok.errors import ShardError
 from vistok.shards.exports.base import ExportFormat
-from vistok.shards.exports.folder import already_there, appearing, seal
+from vistok.shards.exports.folder import Contents, already_there, appearing, seal
 from vistok.shards.exports.source import Source
 from vistok.shards.fingerprint import Fingerprint
 from vistok.shards.progress import Progress
@@ -99,31 +99,33 @@ def export(
     to.check(source)
     request = _request(dataset, to, chosen)
     there = already_there(out, request)
-    if there is None:
-        with appearing(place) as folder:
-            there = already_there(out, request)
-            if there is None:
-                with bar:
-                    notes = [*to.write(source, folder), *_unfinished(dataset)]
-                told = {"num_samples": source.num_samples, "num_tokens": source.num_tokens, "notes": notes}
-                contents = seal(folder, request, told)
-                return _summary(out, to, asdict(contents), told, bar.seconds)
-            raise ShardError(f"{out} was exported by another process meanwhile")
-    contents, told = there
-    return _summary(out, to, asdict(contents), told, 0.0)
+    if there is not None:
+        contents, told = there
+        return _summary(out, to, contents, told, 0.0)
+    with appearing(place) as folder:
+        # the lock is ours only now: another process may have been here in between
+        if already_there(out, request) is not None:
+            raise ShardError(
+                f"{out} was exported by another process meanwhile: run it again to see what is there"
+            )
+        with bar:
+            notes = [*to.write(source, folder), *_unfinished(dataset)]
+        told = {"num_samples": source.num_samples, "num_tokens": source.num_tokens, "notes": notes}
+        contents = seal(folder, request, told)
+    return _summary(out, to, contents, told, bar.seconds)
 
 
 def _summary(
-    out: Path, to: ExportFormat, contents: Mapping[str, Any], told: Mapping[str, Any], seconds: float
+    out: Path, to: ExportFormat, contents: Contents, told: Mapping[str, Any], seconds: float
 ) -> ExportSummary:
     return ExportSummary(
         out=out,
         format=to.name,
         num_samples=told["num_samples"],
         num_tokens=told["num_tokens"],
-        num_files=contents["num_files"],
-        bytes=contents["bytes"],
-        sha256=contents["sha256"],
+        num_files=contents.num_files,
+        bytes=contents.bytes,
+        sha256=contents.sha256,
         seconds=seconds,
         notes=tuple(told["notes"]),
     )
