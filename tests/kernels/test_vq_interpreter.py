@@ -68,6 +68,23 @@ def test_a_bad_row_of_a_step_shows_in_the_error_and_in_no_sum(splits: int) -> No
     assert not error.isfinite() and counts.sum() == 9 and sums.isfinite().all()
 
 
+def test_a_step_follows_given_indices_and_marks_those_that_name_no_code() -> None:
+    latents, codebook, indices = torch.randn(40, 5), torch.randn(9, 5), torch.arange(40) % 9
+    whole = step_kernel.vq_step(latents, codebook, "euclid", indices)
+    codes, same, error, counts, sums = step_kernel.vq_step(latents, codebook, "euclid", indices, False)
+    assert same is indices and torch.equal(codes, codebook[indices]) and counts.shape == (0,)
+    assert sums.shape == (0, 5)
+    torch.testing.assert_close(error, (latents - codes).square().sum())
+    assert torch.equal(whole[0], codes) and torch.equal(whole[3], torch.bincount(indices))
+    torch.testing.assert_close(
+        whole[4].double(), vq_reference.code_sums(latents, indices, 9)[1], rtol=1e-5, atol=1e-5
+    )
+    strided = torch.stack([indices, indices.flip(0)], dim=1)[:, 0]
+    assert torch.equal(step_kernel.vq_step(latents, codebook, "euclid", strided)[0], codes)
+    indices[7] = -1
+    assert step_kernel.vq_step(latents, codebook, "euclid", indices)[0][7].isnan().all()
+
+
 def test_a_step_of_no_latents_is_empty() -> None:
     codes, indices, error, counts, sums = step_kernel.vq_step(torch.empty(0, 3), torch.randn(5, 3), "euclid")
     assert codes.shape == (0, 3) and indices.shape == (0,)

@@ -82,7 +82,10 @@ def test_bad_values_and_arguments_are_refused() -> None:
 
 def test_the_op_keeps_the_contract_of_custom_ops() -> None:
     latents, codebook = torch.randn(20, 3, requires_grad=True), torch.randn(9, 3, requires_grad=True)
-    torch.library.opcheck(torch.ops.vistok_kernels.vq_step, (latents, codebook, "euclid", None, True))
+    for given, statistics in ((None, True), (None, False), (torch.arange(20) % 9, True)):
+        torch.library.opcheck(
+            torch.ops.vistok_kernels.vq_step, (latents, codebook, "euclid", given, statistics)
+        )
 
 
 def test_a_compiled_step_equals_the_eager_one() -> None:
@@ -105,3 +108,62 @@ def test_threads_find_what_one_thread_finds() -> None:
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_given_indices_are_followed_without_a_search(dtype: torch.dtype) -> None:
+    latents, codebook = torch.randn(50, 3, dtype=dtype), torch.randn(7, 3, dtype=dtype)
+    indices = torch.randint(0, 7, (50,))
+    leaves = latents.clone().requires_grad_(), codebook.clone().requires_grad_()
+    codes, same, error, counts, sums = vq_step(*leaves, indices=indices)
+    assert same is indices and torch.equal(codes, codebook[indices])
+    torch.testing.assert_close(error, (latents - codebook[indices]).square().sum())
+    expected = reference.code_sums(latents, indices, 7)
+    assert torch.equal(counts, expected[0])
+    torch.testing.assert_close(sums.double(), expected[1], rtol=1e-6, atol=1e-6)
+    (error + codes.sum()).backward()
+    torch.testing.assert_close(leaves[0].grad, 2 * (latents - codebook[indices]))
+    torch.testing.assert_close(leaves[1].grad, counts[:, None].to(dtype).expand(7, 3))
+
+
+def test_statistics_can_be_left_out() -> None:
+    latents, codebook = torch.randn(50, 3), torch.randn(7, 3)
+    whole, lean = vq_step(latents, codebook), vq_step(latents, codebook, statistics=False)
+    assert all(torch.equal(a, b) for a, b in zip(whole[:3], lean[:3], strict=True))
+    assert lean[3].shape == (0,) and lean[4].shape == (0, 3)
+
+
+def test_given_indices_of_another_length_or_range_are_refused() -> None:
+    latents, codebook = torch.randn(4, 2), torch.randn(3, 2)
+    with pytest.raises(ValueError, match=r"they must be int64 of shape \(4,\)"):
+        vq_step(latents, codebook, indices=torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"must lie in \[0, 3\)"):
+        vq_step(latents, codebook, indices=torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(ValueError, match=r"indices are torch\.int32"):
+        vq_step(latents, codebook, indices=torch.zeros(4, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
+    latents, codebook = torch.randn(300, 64), torch.randn(400, 64)
+    expected = nearest_code(latents, codebook)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        assert torch.equal(nearest_code(latents, codebook), expected)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_bad_values_are_refused_where_threads_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vistok_kernels.vq import blocked
+
+    monkeypatch.setattr(blocked, "_WORTH_THREADS", 1)
+    latents, codebook = torch.randn(40, 2), torch.randn(3, 2)
+    threads = torch.get_num_threads()
+    latents[1, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"^latents contain NaN or Inf; .+"):
+        nearest_code(latents, codebook)
+    with pytest.raises(ValueError, match=r"^codebook values contain NaN or Inf; .+"):
+        nearest_code(latents.nan_to_num(), codebook * torch.inf)
+    assert torch.get_num_threads() == threads

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+from tests.ranks import group
 from vistok.quantizers import BSQ, LFQ, GroupedBits
 
 
@@ -193,24 +194,20 @@ def _entropies(rank: int, world_size: int, folder: str) -> None:
         BSQ(6, inverse_temperature=2.0).train(),
         GroupedBits(2, 3, inverse_temperature=2.0).train(),
     ]
-    if world_size > 1:
-        store = dist.FileStore(str(Path(folder) / f"store{world_size}"), world_size)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    share = some(6, 20).flatten(0, 1).chunk(world_size)[rank]
-    results = []
-    for quantizer in quantizers:
-        weight = torch.ones(6, requires_grad=True)
-        losses = quantizer((share * weight).unsqueeze(0)).losses
-        (losses["batch_entropy"] + 0.5 * losses["sample_entropy"]).backward()
-        gradient = weight.grad
-        if world_size > 1:  # what data-parallel training does
-            dist.all_reduce(gradient)
-            gradient /= world_size
-        results.append((losses["batch_entropy"].item(), gradient))
-    if rank == world_size - 1:
-        torch.save(results, Path(folder) / f"entropies{world_size}.pt")
-    if world_size > 1:
-        dist.destroy_process_group()
+    with group(rank, world_size, folder):
+        share = some(6, 20).flatten(0, 1).chunk(world_size)[rank]
+        results = []
+        for quantizer in quantizers:
+            weight = torch.ones(6, requires_grad=True)
+            losses = quantizer((share * weight).unsqueeze(0)).losses
+            (losses["batch_entropy"] + 0.5 * losses["sample_entropy"]).backward()
+            gradient = weight.grad
+            if world_size > 1:  # what data-parallel training does
+                dist.all_reduce(gradient)
+                gradient /= world_size
+            results.append((losses["batch_entropy"].item(), gradient))
+        if rank == world_size - 1:
+            torch.save(results, Path(folder) / f"entropies{world_size}.pt")
 
 
 def test_batch_entropy_and_its_gradient_are_equal_on_1_2_and_4_processes(tmp_path):

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+from tests.ranks import group
 from vistok.quantizers import VQ, CodeEntropy, IndexSoftmax
 
 
@@ -61,22 +62,18 @@ def test_it_goes_with_index_softmax_and_everything_else_of_a_vq():
 def _measure(rank: int, world_size: int, folder: str) -> None:
     torch.manual_seed(0)
     quantizer = CodeEntropy(VQ(24, 3, init="normal"), temperature=0.3).train()
-    if world_size > 1:
-        store = dist.FileStore(str(Path(folder) / f"store{world_size}"), world_size)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    batch = torch.randn(8, 5, 3, generator=torch.Generator().manual_seed(1))
-    losses = quantizer(batch.chunk(world_size)[rank]).losses
-    (gradient,) = torch.autograd.grad(
-        losses["batch_entropy"] + losses["sample_entropy"], quantizer.inner.codebook
-    )
-    if world_size > 1:
-        # as data-parallel training does
-        dist.all_reduce(gradient)
-        gradient /= world_size
-    if rank == 0:
-        torch.save((losses["batch_entropy"].detach(), gradient), Path(folder) / f"{world_size}.pt")
-    if world_size > 1:
-        dist.destroy_process_group()
+    with group(rank, world_size, folder):
+        batch = torch.randn(8, 5, 3, generator=torch.Generator().manual_seed(1))
+        losses = quantizer(batch.chunk(world_size)[rank]).losses
+        (gradient,) = torch.autograd.grad(
+            losses["batch_entropy"] + losses["sample_entropy"], quantizer.inner.codebook
+        )
+        if world_size > 1:
+            # as data-parallel training does
+            dist.all_reduce(gradient)
+            gradient /= world_size
+        if rank == 0:
+            torch.save((losses["batch_entropy"].detach(), gradient), Path(folder) / f"{world_size}.pt")
 
 
 def test_the_batch_entropy_and_its_gradient_are_equal_on_1_2_and_4_processes(tmp_path):

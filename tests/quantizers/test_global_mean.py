@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+from tests.ranks import group
 from vistok.quantizers.global_mean import mean_over_processes
 
 SHARES = {1: [12], 2: [5, 7], 4: [1, 2, 4, 5]}
@@ -17,20 +18,17 @@ def test_a_single_process_gets_the_very_tensor():
 
 def _loss(rank: int, world_size: int, folder: str) -> None:
     torch.set_num_threads(1)
-    if world_size > 1:
-        store = dist.FileStore(str(Path(folder) / f"store{world_size}"), world_size)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    rows = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).split(SHARES[world_size])[rank]
-    weight = torch.ones(3, requires_grad=True)
-    mean = mean_over_processes((rows * weight).sigmoid().mean(dim=0), rows.shape[0])
-    loss = mean.log().sum()
-    loss.backward()
-    gradient = weight.grad
-    if world_size > 1:
-        dist.all_reduce(gradient)  # as data-parallel training averages gradients
-        gradient /= world_size
-        dist.destroy_process_group()
-    torch.save((loss.detach(), gradient), Path(folder) / f"{world_size}-{rank}.pt")
+    with group(rank, world_size, folder):
+        rows = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).split(SHARES[world_size])[rank]
+        weight = torch.ones(3, requires_grad=True)
+        mean = mean_over_processes((rows * weight).sigmoid().mean(dim=0), rows.shape[0])
+        loss = mean.log().sum()
+        loss.backward()
+        gradient = weight.grad
+        if world_size > 1:
+            dist.all_reduce(gradient)  # as data-parallel training averages gradients
+            gradient /= world_size
+        torch.save((loss.detach(), gradient), Path(folder) / f"{world_size}-{rank}.pt")
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

@@ -18,6 +18,60 @@ def test_each_stage_halves_what_is_left_and_the_sum_is_the_value():
     assert all(after < 0.7 * before for before, after in itertools.pairwise(left))
 
 
+@pytest.mark.parametrize(
+    "combine",
+    [lambda vq: Residual(vq, 3), lambda vq: Residual(vq, 3, shared=True), lambda vq: Product(vq, 3)],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_one_search_for_all_parts_gives_what_searches_one_by_one_give(combine, training):
+    def made(searches: bool):
+        torch.manual_seed(0)
+        quantizer = combine(VQ(16, 4, update="ema", init="normal", revive_after=2)).train(training)
+        if not searches:
+            quantizer._found = lambda latent: None
+        return quantizer
+
+    together, apart = made(True), made(False)
+    for seed in range(4):
+        latent = torch.randn(2, 50, together.dim_in, generator=torch.Generator().manual_seed(seed))
+        assert together._found(latent) is not None
+        leaves = [latent.clone().requires_grad_() for _ in range(2)]
+        outputs = [quantizer(leaf) for quantizer, leaf in zip((together, apart), leaves, strict=True)]
+        assert torch.equal(outputs[0].indices, outputs[1].indices)
+        for output in outputs:
+            (output.quantized.square().sum() + sum(output.losses.values())).backward()
+        torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
+        for quantizer in (together, apart):
+            quantizer.update()
+    for name, value in together.state_dict().items():
+        torch.testing.assert_close(value, apart.state_dict()[name])
+
+
+def test_stages_that_choose_otherwise_search_one_by_one():
+    latent = torch.randn(1, 3, 4)
+    for quantizer in (Residual(VQ(16, 4, metric="cosine"), 2), Residual(LFQ(4), 2, stage_scale=0.5)):
+        assert quantizer._found(latent) is None
+    assert Residual(VQ(16, 4), 2, stage_scale=0.5)._found(latent) is None
+
+
+def test_a_stage_that_somebody_changes_or_watches_is_called_itself():
+    class Halved(VQ):
+        def forward(self, latent):
+            return super().forward(latent / 2)
+
+    latent, own = torch.randn(1, 30, 4), Halved(16, 4, init="normal").eval()
+    assert torch.equal(Product(own, 1)(latent).indices, own(latent).indices)
+    watched, seen = Residual(VQ(16, 4), 2).eval(), []
+    watched.stages[1].register_forward_hook(lambda *arguments: seen.append(1))
+    watched(latent)
+    assert seen == [1]
+
+
+def test_an_empty_batch_gives_empty_indices():
+    assert Residual(VQ(16, 4), 3).eval()(torch.randn(0, 2, 5, 4)).indices.shape == (0, 2, 5, 3)
+    assert Product(VQ(16, 4), 3).eval()(torch.randn(0, 2, 5, 12)).indices.shape == (0, 2, 5, 3)
+
+
 def test_the_gradient_passes_once_whatever_the_number_of_stages():
     for stages in (1, 3):
         latent = torch.randn(2, 5, 4, requires_grad=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 import vistok.quantizers as quantizers
+from tests.ranks import group
 from vistok.quantizers import VQ, Quantizer, Residual
 from vistok.quantizers.statistics import from_first_process, rows_of_all_processes, sum_over_processes
 
@@ -39,14 +39,10 @@ def _train(rank: int, world_size: int, folder: str) -> None:
     for name, build in CASES.items():
         torch.manual_seed(0)
         modules[name] = build().train()
-    if world_size > 1:
-        store = dist.FileStore(str(Path(folder) / f"store{world_size}"), world_size)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    found = {name: _states(quantizer, rank, world_size) for name, quantizer in modules.items()}
-    if rank == 0:
-        torch.save(found, Path(folder) / f"{world_size}.pt")
-    if world_size > 1:
-        dist.destroy_process_group()
+    with group(rank, world_size, folder):
+        found = {name: _states(quantizer, rank, world_size) for name, quantizer in modules.items()}
+        if rank == 0:
+            torch.save(found, Path(folder) / f"{world_size}.pt")
 
 
 def _states(quantizer: Quantizer, rank: int, world_size: int) -> dict[str, torch.Tensor]:

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch.multiprocessing.spawn import spawn
 
+from tests.ranks import group
 from vistok.quantizers import VQ, FrozenCodebook, IndexSoftmax, MovingAverage, ProjectedCodebook
 from vistok.quantizers.kmeans import kmeans
 
@@ -151,21 +151,17 @@ def _train(rank: int, world_size: int, folder: str, update: str) -> None:
     # built before the process group exists, as Lightning does
     torch.manual_seed(0)
     quantizer = VQ(24, 3, update=update, revive_after=2, metric="cosine").train()
-    if world_size > 1:
-        store = dist.FileStore(str(Path(folder) / f"store{world_size}{update}"), world_size)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    generator = torch.Generator().manual_seed(1)
-    for step in range(6):
-        batch = torch.randn(8, 5, 3, generator=generator) + torch.tensor([3.0, 0.0, 0.0])
-        share = batch.chunk(world_size)[rank]
-        if step == 0:
-            quantizer.prepare(share)
-        quantizer(share)
-        quantizer.update()
-    if rank == 0:
-        torch.save(quantizer.state_dict(), Path(folder) / f"state{world_size}{update}.pt")
-    if world_size > 1:
-        dist.destroy_process_group()
+    with group(rank, world_size, folder, update):
+        generator = torch.Generator().manual_seed(1)
+        for step in range(6):
+            batch = torch.randn(8, 5, 3, generator=generator) + torch.tensor([3.0, 0.0, 0.0])
+            share = batch.chunk(world_size)[rank]
+            if step == 0:
+                quantizer.prepare(share)
+            quantizer(share)
+            quantizer.update()
+        if rank == 0:
+            torch.save(quantizer.state_dict(), Path(folder) / f"state{world_size}{update}.pt")
 
 
 @pytest.mark.parametrize("update", ["gradient", "ema"])
@@ -262,3 +258,12 @@ def test_codes_that_are_called_dead_become_latents_and_others_stay():
     assert changed.nonzero().flatten().tolist() == [2, 5]
     assert all((latent.reshape(-1, 3) == code).all(dim=1).any() for code in quantizer.codebook[[2, 5]])
     assert not VQ(8, 3, init="normal", codebook=ProjectedCodebook()).revive(dead, latent)
+
+
+def test_averages_stay_in_float32_in_a_half_precision_model():
+    quantizer = VQ(8, 4, update="ema", init="normal").to(torch.bfloat16).train()
+    assert quantizer.codebook.dtype == torch.bfloat16
+    quantizer(torch.randn(1, 50, 4, dtype=torch.bfloat16))
+    quantizer.update()
+    assert quantizer.ema_counts.dtype == quantizer.ema_sums.dtype == torch.float32
+    assert quantizer.double().ema_sums.dtype == torch.float32

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from lightning.pytorch.loggers import WandbLogger
 from torch.multiprocessing.spawn import start_processes
 
+from tests.ranks import group
 from tests.training.parts import make_data, make_module, make_tokenizer, make_trainer
 from vistok.errors import RecipeError, VistokError
 from vistok.evaluation import CodebookUsage
@@ -139,16 +139,12 @@ def test_few_tokens_are_held_to_what_they_could_reach():
 
 def _count(rank: int, world_size: int, folder: str) -> None:
     window = UsageWindow(3)  # built before the process group exists, as under Lightning
-    if world_size > 1:
-        store = dist.FileStore(str(Path(folder) / f"store{world_size}"), world_size)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(3):
-        indices = torch.randint(0, 50, (4, 6, 2), generator=generator)
-        usage = window.add({"indices": indices.chunk(world_size)[rank], "stepped": True}, 64)
-    torch.save(usage.counts, Path(folder) / f"{world_size}-{rank}.pt")
-    if world_size > 1:
-        dist.destroy_process_group()
+    with group(rank, world_size, folder):
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            indices = torch.randint(0, 50, (4, 6, 2), generator=generator)
+            usage = window.add({"indices": indices.chunk(world_size)[rank], "stepped": True}, 64)
+        torch.save(usage.counts, Path(folder) / f"{world_size}-{rank}.pt")
 
 
 def test_a_window_counts_the_same_on_1_2_and_4_processes(tmp_path):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vistok.quantizers.base import Q, Quantizer
+from vistok.quantizers.base import Q, Quantizer, QuantizerOutput
+from vistok.quantizers.vq import VQ
 
 
 def another(quantizer: Q) -> Q:
@@ -35,6 +36,27 @@ def with_groups(quantizer: Quantizer, indices: Tensor) -> Tensor:
 def without_groups(quantizer: Quantizer, indices: Tensor) -> Tensor:
     """A part's indices (B, ..., S) as the part itself gives them: without a dimension of 1."""
     return indices.squeeze(-1) if quantizer.num_groups == 1 else indices
+
+
+@torch.no_grad()
+def codebooks_of(parts: Iterable[nn.Module]) -> Tensor | None:
+    """The codebooks of parts whose indices one op can find together, (S, K, D); None where a part chooses otherwise."""
+    tables = []
+    for part in parts:
+        if not isinstance(part, VQ) or not part.replaceable or part.metric != "euclid":
+            return None
+        tables.append(part.table())
+    return torch.stack(tables)
+
+
+def quantize(
+    part: Quantizer, latent: Tensor, found: Sequence[Tensor] | None, number: int
+) -> tuple[QuantizerOutput, Tensor]:
+    """What a part makes of latents, and its indices (B, ..., S); its indices may have been found already."""
+    output: QuantizerOutput
+    output = part(latent) if found is None or not isinstance(part, VQ) else part.assign(latent, found[number])
+    assert output.indices is not None
+    return output, with_groups(part, output.indices)
 
 
 def mean_losses(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:

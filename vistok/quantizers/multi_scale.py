@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vistok.quantizers.base import Quantizer, QuantizerOutput, as_latent, check_indices
 from vistok.quantizers.combining import check_discrete, mean_losses, with_groups, without_groups
-from vistok.quantizers.estimators import IndexSoftmax, straight_through
+from vistok.quantizers.estimators import straight_through
 from vistok.quantizers.schedule import Grid, ScaleSchedule
 from vistok.quantizers.vq import VQ
 from vistok.spec import StreamSpec
@@ -188,9 +188,7 @@ class MultiScale(Quantizer):
 
     def _searching_stage(self) -> VQ | None:
         """The stage, where one op can take it through all scales: what it chooses is its nearest code."""
-        stage = self.stage
-        softmax = isinstance(stage, VQ) and isinstance(stage.estimator, IndexSoftmax)
-        return stage if isinstance(stage, VQ) and not softmax else None
+        return self.stage if isinstance(self.stage, VQ) and self.stage.replaceable else None
 
     def _at_once(self, stage: VQ, latent: Tensor, grids: Sequence[Grid]) -> QuantizerOutput:
         """What the loop over scales gives, from one op."""

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from vistok.quantizers.base import Quantizer, QuantizerOutput, as_latent, check_indices
-from vistok.quantizers.combining import another, check_discrete, mean_losses, with_groups, without_groups
+from vistok.quantizers.combining import (
+    another,
+    check_discrete,
+    codebooks_of,
+    mean_losses,
+    quantize,
+    with_groups,
+    without_groups,
+)
 from vistok.quantizers.vq import VQ
 from vistok.spec import StreamSpec
 from vistok_kernels import product_codes
@@ -58,13 +66,14 @@ class Product(Quantizer):
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Quantizes group by group."""
         latent = as_latent(latent, self.dim_in)
-        pieces = latent.chunk(self.num_parts, dim=-1)
         found = self._found(latent)
-        outputs = [
-            self._quantized(number, piece, None if found is None else found[number])
-            for number, piece in enumerate(pieces)
-        ]
-        indices = [with_groups(self._part(0), output.indices) for output in outputs]
+        outputs, indices = zip(
+            *(
+                quantize(self._part(number), piece, found, number)
+                for number, piece in enumerate(latent.chunk(self.num_parts, dim=-1))
+            ),
+            strict=True,
+        )
         return QuantizerOutput(
             torch.cat([output.quantized for output in outputs], dim=-1),
             without_groups(self, torch.cat(indices, dim=-1)),
@@ -128,20 +137,13 @@ class Product(Quantizer):
 
     def _found(self, latent: Tensor) -> tuple[Tensor, ...] | None:
         """The indices of each group (B, ...), where one op can find them all."""
-        parts = [part for part in self.parts if isinstance(part, VQ) and part.searches]
-        if len(parts) < len(self.parts):
+        tables = codebooks_of(self.parts)
+        if tables is None:
             return None
-        with torch.no_grad(), torch.autocast(latent.device.type, enabled=False):
-            tables = torch.stack([part.table() for part in parts]).expand(self.num_parts, -1, -1)
-            indices = product_codes(latent.reshape(-1, self.dim_in), tables)
-        return indices.reshape(*latent.shape[:-1], -1).unbind(dim=-1)
-
-    def _quantized(self, number: int, piece: Tensor, indices: Tensor | None) -> QuantizerOutput:
-        part = self._part(number)
-        if indices is not None and isinstance(part, VQ):
-            return part.assign(piece, indices)
-        output: QuantizerOutput = part(piece)
-        return output
+        indices = product_codes(
+            latent.detach().reshape(-1, self.dim_in), tables.expand(self.num_parts, -1, -1)
+        )
+        return indices.reshape(*latent.shape[:-1], self.num_parts).unbind(dim=-1)
 
     def _pieces(self, indices: Tensor) -> tuple[Tensor, ...]:
         indices = with_groups(self, indices)

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from vistok.quantizers.base import Quantizer, QuantizerOutput, as_latent, check_indices
-from vistok.quantizers.combining import another, check_discrete, mean_losses, with_groups, without_groups
+from vistok.quantizers.combining import (
+    another,
+    check_discrete,
+    codebooks_of,
+    mean_losses,
+    quantize,
+    without_groups,
+)
 from vistok.quantizers.vq import VQ
 from vistok.spec import StreamSpec
 from vistok_kernels import residual_codes
@@ -80,12 +87,12 @@ class Residual(Quantizer):
         indices, losses = [], []
         for number in range(self.num_stages):
             scale = self.stage_scale**number
-            output = self._quantized(number, left / scale, None if found is None else found[number])
+            output, chosen = quantize(self._stage(number), left / scale, found, number)
             value = output.quantized.detach() * scale
             quantized = quantized + (value if kept is None else value * (number < kept))
             # the next stage sees a constant subtracted, so each stage's gradient reaches the latent once, undiminished
             left = left - value
-            indices.append(with_groups(self._stage(number), output.indices))
+            indices.append(chosen)
             losses.append(output.losses)
         # every stage passes the gradient straight through: the sum would count it once per stage
         quantized = latent + (quantized - latent).detach()
@@ -147,20 +154,13 @@ class Residual(Quantizer):
 
     def _found(self, latent: Tensor) -> tuple[Tensor, ...] | None:
         """The indices of each stage (B, ...), where one op can find them all."""
-        stages = [stage for stage in self.stages if isinstance(stage, VQ) and stage.searches]
-        if len(stages) < len(self.stages) or self.stage_scale != 1:
+        tables = codebooks_of(self.stages) if self.stage_scale == 1 else None
+        if tables is None:
             return None
-        with torch.no_grad(), torch.autocast(latent.device.type, enabled=False):
-            tables = torch.stack([stage.table() for stage in stages])
-            indices, _ = residual_codes(latent.reshape(-1, self.dim), tables.expand(self.num_stages, -1, -1))
-        return indices.reshape(*latent.shape[:-1], -1).unbind(dim=-1)
-
-    def _quantized(self, number: int, left: Tensor, indices: Tensor | None) -> QuantizerOutput:
-        stage = self._stage(number)
-        if indices is not None and isinstance(stage, VQ):
-            return stage.assign(left, indices)
-        output: QuantizerOutput = stage(left)
-        return output
+        indices, _ = residual_codes(
+            latent.detach().reshape(-1, self.dim), tables.expand(self.num_stages, -1, -1)
+        )
+        return indices.reshape(*latent.shape[:-1], self.num_stages).unbind(dim=-1)
 
     def _seen(self, latent: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Each stage's number and what it has to quantize; a stage may be changed before the next is asked for."""

@@ -121,9 +121,10 @@ class VQ(Quantizer):
         return (*names, "index") if isinstance(self.estimator, IndexSoftmax) else names
 
     @property
-    def searches(self) -> bool:
-        """Whether its choice is that of ``nearest_code`` under euclid among ``table()``, so that one op may make it for several."""
-        return self.metric == "euclid" and not isinstance(self.estimator, IndexSoftmax)
+    def replaceable(self) -> bool:
+        """Whether a combinator's op may choose for it: it chooses the nearest of ``table()``, and nobody changes or watches ``forward``."""
+        watched = bool(self._forward_hooks or self._forward_pre_hooks)
+        return type(self) is VQ and not watched and not isinstance(self.estimator, IndexSoftmax)
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """Finds the nearest codes; in training mode also notes who chose what, for ``update``."""
@@ -218,6 +219,15 @@ class VQ(Quantizer):
         """Starts the statistics from the loaded codes, so that training goes on instead of over."""
         self.prepared.fill_(True)
         self._set_codes(slice(None), self.codebook.detach().clone())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VQ:
+        # averages over hundreds of steps stay in float32 where a model is cast to half precision
+        before = {name: getattr(self, name, None) for name in ("ema_counts", "ema_sums")}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in before.items():
+            if value is not None and getattr(self, name).dtype != value.dtype:
+                setattr(self, name, value.to(getattr(self, name).device))
+        return self
 
     def stream(self) -> StreamSpec:
         """Adds the metric to the stream's description."""

@@ -73,6 +73,10 @@ def multi_scale_codes(
     codes = codebook.to(dtype)
     if metric == "cosine":
         codes = F.normalize(codes, dim=1)
+    if (weight is None) != (bias is None) or not 0 <= smoothing <= 1:
+        raise ValueError(
+            f"weight and bias go together and smoothing lies in [0, 1]: give both or neither; smoothing is {smoothing}"
+        )
     if weight is None or bias is None or not len(weight):
         weight, bias, assigned = codes.new_empty(0), codes.new_empty(0), ()
     else:

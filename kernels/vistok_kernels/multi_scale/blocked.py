@@ -142,10 +142,7 @@ def _scales_backwards(
     for number in reversed(range(len(grids))):
         height, width = grids[number]
         start = end - height * width
-        yield (
-            number,
-            _look_up(codebook, indices[:, start:end]).view(len(indices), height, width, codebook.shape[1]),
-        )
+        yield number, _look_up(codebook, indices[:, start:end].reshape(-1, height, width))
         end = start
 
 

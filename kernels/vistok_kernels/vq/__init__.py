@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vistok_kernels.checks import check_finite, check_floating, check_one_device, computing_dtype
+from vistok_kernels.checks import check_floating, check_one_device, computing_dtype
 from vistok_kernels.vq import blocked
 
 __all__ = ["code_sums", "nearest_code", "vq_step"]
@@ -76,10 +76,13 @@ def vq_step(
         ValueError: as ``nearest_code``; on devices other than GPUs also a given index outside [0, K).
     """
     _check_search(latents, codebook, metric)
-    if indices is not None and indices.shape != latents.shape[:1]:
-        raise ValueError(
-            f"indices have shape {tuple(indices.shape)}, they must be ({len(latents)},): one for each latent"
-        )
+    if indices is not None:
+        if indices.shape != latents.shape[:1] or indices.dtype != torch.int64:
+            raise ValueError(
+                f"indices are {indices.dtype} of shape {tuple(indices.shape)}, they must be int64 of shape "
+                f"({len(latents)},): one for each latent"
+            )
+        check_one_device(latents, "latents", indices, "indices")
     codes, found, error, counts, sums = _vq_step(latents, codebook, metric, indices, statistics)
     # an op returns no input of its own
     return codes, found if indices is None else indices, error, counts, sums
@@ -112,7 +115,6 @@ def code_sums(latents: Tensor, indices: Tensor, codebook_size: int) -> tuple[Ten
 
 
 def _search_blocked(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
-    _check_values(latents, codebook)
     # a caller's autocast must not reach the products
     with torch.autocast(latents.device.type, enabled=False):
         return blocked.nearest_code(latents, codebook, metric)
@@ -164,11 +166,14 @@ _Step = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 def _step_blocked(
     latents: Tensor, codebook: Tensor, metric: str, indices: Tensor | None, statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    _check_values(latents, codebook)
-    if indices is not None:
+    if indices is None:
+        found = _search_blocked(latents, codebook, metric)
+    else:
+        blocked.check_codebook(codebook)
+        blocked.check_latents(latents)
         _check_indices(indices, len(codebook))
+        found = indices
     with torch.autocast(latents.device.type, enabled=False):
-        found = blocked.nearest_code(latents, codebook, metric) if indices is None else indices
         return _returned(
             blocked.follow(latents, codebook, found, blocked.code_sums if statistics else None), indices
         )
@@ -279,12 +284,3 @@ def _check_indices(indices: Tensor, codebook_size: int) -> None:
                 f"indices lie in [{int(lowest)}, {int(highest)}], they must lie in [0, {codebook_size}); "
                 "pass the codebook_size that they were made with"
             )
-
-
-def _check_values(latents: Tensor, codebook: Tensor) -> None:
-    check_finite(codebook, "codebook values", "reinitialise it, and look for the update that broke it")
-    check_finite(
-        latents,
-        "latents",
-        "look for the overflow in the encoder: a lower learning rate or float32 may cure it",
-    )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vistok_kernels.checks import computing_dtype
+from vistok_kernels.checks import check_finite, computing_dtype
 from vistok_kernels.threads import run_in_threads
 from vistok_kernels.vq.halved import HalvedSearch, HalvedTable, num_rows_of, worth_halving
 from vistok_kernels.vq.prepared import Frame, frame, half_norms, into, place
@@ -32,50 +31,96 @@ def nearest_code(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
 
     Floor: 4 D (N + K) + 8 N bytes, 2 N K (D + 1) flops. The half norm of a code rides along as the last channel,
     which costs a row of the product instead of a pass over the scores.
+
+    Raises:
+        ValueError: NaN or Inf.
     """
-    return searcher(codebook, metric)(latents)
+    blocks = _Blocks(latents, len(codebook), checking=True)
+
+    def prepare() -> None:
+        check_codebook(codebook)
+        where = frame(codebook, metric)
+        blocks.prepare(_table(codebook, where), where)
+
+    run_in_threads(blocks.search, blocks.num_threads, prepare)
+    return blocks.indices()
+
+
+def check_codebook(codebook: Tensor) -> None:
+    """Refuses NaN and Inf."""
+    check_finite(codebook, "codebook values", "reinitialise it, and look for the update that broke it")
+
+
+def check_latents(latents: Tensor) -> None:
+    """Refuses NaN and Inf."""
+    check_finite(
+        latents,
+        "latents",
+        "look for the overflow in the encoder: a lower learning rate or float32 may cure it",
+    )
 
 
 def searcher(codebook: Tensor, metric: str) -> Callable[[Tensor], Tensor]:
-    """The search of ``nearest_code`` in one codebook, which is prepared once for many sets of latents."""
+    """The search of ``nearest_code`` in one codebook, prepared once for many sets of latents; values are the caller's to check."""
     where = frame(codebook, metric)
-    return partial(_search_blocks, _table(codebook, where), where)
+    table = _table(codebook, where)
+
+    def search(latents: Tensor) -> Tensor:
+        blocks = _Blocks(latents, len(codebook), checking=False)
+        blocks.prepare(table, where)
+        run_in_threads(blocks.search, blocks.num_threads)
+        return blocks.indices()
+
+    return search
 
 
-def _search_blocks(table: Tensor, where: Frame, latents: Tensor) -> Tensor:
-    """The search in a prepared table, its blocks of rows shared by threads."""
-    num_threads = torch.get_num_threads() if latents.device.type == "cpu" else 1
-    if len(latents) * len(table) < _WORTH_THREADS:
-        num_threads = 1
-    halved = HalvedTable(table) if len(latents) >= _WORTH_HALVING and worth_halving(table) else None
-    most = _SCORES // min(len(table), _CODES) if halved is None else num_rows_of(table)
-    num_rows = min(most, max(1, -(-len(latents) // num_threads)))
-    starts = range(0, len(latents), num_rows)
-    found: dict[int, Tensor] = {}
-    # a shared iterator: whichever thread is free takes the next block
-    blocks = iter(starts)
+class _Blocks:
+    """Latents (N, D) in blocks of rows that threads share."""
 
-    def work() -> None:
-        search = _Search(table, where, num_rows)
-        quick = None if halved is None else HalvedSearch(table, halved, where, num_rows)
-        for start in blocks:
-            rows = latents[start : start + num_rows]
+    def __init__(self, latents: Tensor, num_codes: int, checking: bool) -> None:
+        self.latents, self.found, self.checking = latents, dict[int, Tensor](), checking
+        worth = latents.device.type == "cpu" and len(latents) * num_codes >= _WORTH_THREADS
+        self.num_threads = torch.get_num_threads() if worth else 1
+
+    def prepare(self, table: Tensor, where: Frame) -> None:
+        """Settles where the search is and how it is cut."""
+        self.table, self.where = table, where
+        worth = len(self.latents) >= _WORTH_HALVING and worth_halving(table)
+        self.halved = HalvedTable(table) if worth else None
+        most = _SCORES // min(len(table), _CODES) if self.halved is None else num_rows_of(table)
+        self.num_rows = min(most, max(1, -(-len(self.latents) // self.num_threads)))
+        self.starts = range(0, len(self.latents), self.num_rows)
+        # a shared iterator: whichever thread is free takes the next block
+        self.left = iter(self.starts)
+
+    def search(self) -> None:
+        """The work of one thread."""
+        search = _Search(self.table, self.where, self.num_rows)
+        quick = None
+        if self.halved is not None:
+            quick = HalvedSearch(self.table, self.halved, self.where, self.num_rows)
+        for start in self.left:
+            rows = self.latents[start : start + self.num_rows]
+            if self.checking:
+                # here, where they are in the cache
+                check_latents(rows)
             indices = None if quick is None else quick(rows)
             if indices is None:
                 # codes too near each other for bfloat16 will be so in the next block, too
                 quick, indices = None, search(rows)
-            found[start] = indices
+            self.found[start] = indices
 
-    run_in_threads(work, num_threads)
-    empty = torch.empty(0, dtype=torch.int64, device=latents.device)
-    return torch.cat([empty, *(found[start] for start in starts)])
+    def indices(self) -> Tensor:
+        """The index of each latent, when all threads are done: (N,)."""
+        empty = torch.empty(0, dtype=torch.int64, device=self.latents.device)
+        return torch.cat([empty, *(self.found[start] for start in self.starts)])
 
 
 def _table(codebook: Tensor, where: Frame) -> Tensor:
     """Negated codes in the frame with their half norms as last channel, in whole tiles: (K', D + 1), K' >= K."""
     num_codes, dim = codebook.shape
     width = _GROUP if num_codes <= _CODES else _CODES
-    table = torch.zeros(-(-num_codes // width) * width, dim + 1, device=codebook.device)
+    table = torch.zeros(-(-num_codes // width) * width, dim + 1, dtype=torch.float32, device=codebook.device)
     # a code that is not there is infinitely far
     table[num_codes:, dim] = torch.inf
     step = max(1, _SCORES // dim)

@@ -17,8 +17,8 @@ _FEWEST_CODES, _MOST_CODES = 256, 2**15
 # scores of a block, 4 MB: they are read twice more
 _SCORES = 2**21
 _GROUP = 64
-# more groups to score again than this many a row, and the float32 product is cheaper
-_MOST_GROUPS = 4
+# more groups or codes to score again than this many a row, and the float32 product is cheaper
+_MOST_GROUPS, _MOST_NEAR = 4, 8
 # bfloat16 keeps 8 bits: a rounded number is off by at most 2^-9 of itself
 _ROUNDING = 2.0**-9
 # below this products may be flushed to zero
@@ -31,7 +31,7 @@ def worth_halving(table: Tensor) -> bool:
         table.device.type == "cpu"
         and table.shape[1] > _FEWEST_CHANNELS
         and _FEWEST_CODES <= len(table) <= _MOST_CODES
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and _multiplies_halves()
     )
 
@@ -74,7 +74,7 @@ class HalvedTable:
 
 
 class HalvedSearch:
-    """The search of one thread, with the memory that it uses over and over: (R, D) -> (R,), or None where it does not pay.
+    """The search of one thread, with the memory that it uses over and over: (R, D) -> (R,).
 
     Args:
         table: Negated codes with their half norms as last channel (K', D + 1), float32; K' a multiple of 64.
@@ -91,24 +91,33 @@ class HalvedSearch:
         self.lowest = self.rounded.new_empty(num_rows, len(table) // _GROUP)
 
     def __call__(self, latents: Tensor) -> Tensor | None:
+        """Indices of at most ``num_rows`` latents; None where so many codes are near that float32 is cheaper."""
         count = len(latents)
         block, rounded = self.block[:count], self.rounded[:count]
         scores, lowest = self.scores[:count], self.lowest[:count]
         into(block[:, :-1], latents, self.where)
         rounded[:, :-2] = block[:, :-1]
         torch.mm(rounded, self.halved.codes.T, out=scores)
-        groups = scores.view(count, -1, _GROUP)
-        torch.amin(groups, dim=2, out=lowest)
+        torch.amin(scores.view(count, -1, _GROUP), dim=2, out=lowest)
         limit = self._limit(block[:, :-1], rounded[:, :-2], lowest)
-        rows, found = (lowest <= limit).nonzero(as_tuple=True)
-        if len(rows) > _MOST_GROUPS * count:
+        if not bool(limit.isfinite().all()):
+            # latents so far away that lengths overflow
             return None
-        near, place = (groups[rows, found] <= limit[rows]).nonzero(as_tuple=True)
-        rows, codes = rows[near], found[near] * _GROUP + place
+        groups = (lowest <= limit).view(-1).nonzero().squeeze(1)
+        if len(groups) > _MOST_GROUPS * count:
+            return None
+        rows = groups // lowest.shape[1]
+        members = scores.view(-1, _GROUP).index_select(0, groups)
+        near = (members <= limit.index_select(0, rows)).view(-1).nonzero().squeeze(1)
+        if len(near) > _MOST_NEAR * count:
+            return None
+        # as positions in the block's scores, row by row
+        near = groups.index_select(0, near // _GROUP) * _GROUP + near % _GROUP
+        rows, codes = near // len(self.table), near % len(self.table)
         nearest = codes.new_empty(count).index_copy_(0, rows, codes)
-        contested = (torch.bincount(rows, minlength=count) > 1)[rows]
+        contested = (torch.bincount(rows, minlength=count) > 1).index_select(0, rows)
         rows, codes = rows[contested], codes[contested]
-        exact = (block[rows] * self.table[codes]).sum(dim=1)
+        exact = (block.index_select(0, rows) * self.table.index_select(0, codes)).sum(dim=1)
         return _lowest(nearest, rows, codes, exact)
 
     def _limit(self, latents: Tensor, rounded: Tensor, lowest: Tensor) -> Tensor:
@@ -126,11 +135,12 @@ class HalvedSearch:
 
 def _lengths(vectors: Tensor) -> Tensor:
     """(R, D) -> (R, 1)."""
-    return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return lengths
 
 
 def _lowest(nearest: Tensor, rows: Tensor, codes: Tensor, scores: Tensor) -> Tensor:
     """Puts the lowest code among those with the lowest score of a row into ``nearest`` (R,); all others are (P,)."""
-    best = torch.full(nearest.shape, torch.inf).scatter_reduce_(0, rows, scores, "amin")
+    best = scores.new_full(nearest.shape, torch.inf).scatter_reduce_(0, rows, scores, "amin")
     hit = scores == best[rows]
     return nearest.scatter_reduce_(0, rows[hit], codes[hit], "amin", include_self=False)

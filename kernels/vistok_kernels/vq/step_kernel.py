@@ -173,7 +173,11 @@ def vq_step(
     num_blocks = triton.cdiv(num_latents, tile.rows)
     chosen = torch.empty(num_latents, dim, dtype=codebook.dtype, device=latents.device)
     errors = torch.empty(num_blocks, device=latents.device)
-    indices = torch.empty(num_latents, dtype=torch.int64, device=latents.device) if given is None else given
+    indices = (
+        torch.empty(num_latents, dtype=torch.int64, device=latents.device)
+        if given is None
+        else given.contiguous()
+    )
     if given is None and splits > 1:
         indices = nearest_code(latents, codebook, metric, splits)
     strides = (latents.stride(0), latents.stride(1), codebook.stride(0), codebook.stride(1))
