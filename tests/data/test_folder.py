@@ -126,6 +126,6 @@ def test_a_file_that_changes_is_read_as_it_is_then(tmp_path):
     dataset = ImageFolder(tmp_path)
     Image.new("RGB", (6, 2), (255, 0, 0)).save(tmp_path / "a.png")
     assert dataset[0]["image"].shape == (3, 2, 6)
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-20])
     with pytest.raises(ImageError, match=r"a\.png is damaged"):
         dataset[0]
