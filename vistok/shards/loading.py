@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import threading
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +27,7 @@ from vistok.shards.plan import Plan
 RANGE_TOLERANCE = 1e-3
 MAX_META_CHARS = 1 << 23
 CHUNKS_AHEAD = 2
+PARENT_SECONDS = 1.0
 
 
 class KeyedImages(Protocol):
@@ -129,10 +134,26 @@ def load_images(
     # the workers are forked here, before this process has threads of its own
     loader = iter(
         DataLoader(
-            PlannedChunks(source), batch_size=None, sampler=chunks, num_workers=workers, collate_fn=_as_it_is
+            PlannedChunks(source),
+            batch_size=None,
+            sampler=chunks,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=partial(_end_with_parent, os.getpid()),
         )
     )
     return _in_turn(ahead(loader, CHUNKS_AHEAD))
+
+
+def _end_with_parent(parent: int, worker: int) -> None:
+    """A worker whose parent was killed would wait for ever with its pipe full: its siblings hold the other end open."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="vistok-parent", daemon=True).start()
 
 
 def _in_turn(chunks: Generator[_Packed, None, None]) -> Generator[Loaded, None, None]:

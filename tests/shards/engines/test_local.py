@@ -1,10 +1,13 @@
 import os
+import signal
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.shards.conftest import Images, named, tree
+from tests.shards.conftest import Images, ended, forked, named, tree, wait_for
 from vistok import shards
 from vistok.data import Procedural
 from vistok.errors import ImageError, ShardError
@@ -132,3 +135,25 @@ def test_a_worker_that_dies_is_told_whoever_runs_the_model(tokenizer, tmp_path):
     images = named(8, broken={"image_0005": lambda: os._exit(3)})
     with pytest.raises(ShardError, match="a process that reads images died"):
         shards.encode(tokenizer, images, tmp_path / "out", workers=1, **OPTIONS)
+
+
+def test_workers_end_with_the_process_that_was_killed(tokenizer, tmp_path):
+    images = Images([f"image_{i:04d}" for i in range(400)], size=64, delay=0.02)
+    pid = forked(lambda: shards.encode(tokenizer, images, tmp_path / "out", workers=2, **OPTIONS))
+    wait_for(tmp_path / "out" / "shard-000000.json")
+    workers = [int(w) for w in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    os.kill(pid, signal.SIGKILL)
+    ended(pid)
+    assert len(workers) == 2
+    for _ in range(600):
+        if not any(is_running(worker) for worker in workers):
+            return
+        time.sleep(0.05)
+    raise AssertionError("workers are left over")
+
+
+def is_running(pid):
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
