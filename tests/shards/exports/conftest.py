@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vistok.shards.commit import replacing, write_file
-from vistok.shards.container import Sample, container
-from vistok.shards.directory import describe
+from vistok.shards.container import Origin, Sample, container
+from vistok.shards.directory import Description, writing_into
 from vistok.shards.exports import ExportSummary, export
 from vistok.shards.fingerprint import Fingerprint
 from vistok.shards.plan import Plan
@@ -53,7 +53,7 @@ def write_shards(
         fields: By key: label, caption, size, ...
         finished: Number of shards to commit; all if None.
     """
-    out.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     plan, box = Plan.of(arrays, shard_size), container("tar")
     marks = Fingerprint(
         {
@@ -63,23 +63,23 @@ def write_shards(
             "plan.keys_sha256": plan.keys_hash,
         }
     )
-    describe(out, plan, spec, marks)
-    for shard in range(plan.num_shards if finished is None else finished):
-        samples = [_sample(n, plan.keys[n], arrays, spec, fields or {}) for n in plan.numbers(shard)]
-        with replacing(out / shard_name(shard, box.suffix)) as file:
-            box.write(file, samples)
-        tokens = sum(len(array) for sample in samples for array in sample.arrays.values())
-        sidecar = Sidecar(
-            shard_name(shard, box.suffix),
-            len(samples),
-            len(samples),
-            {},
-            tokens,
-            file.size,
-            file.sha256,
-            marks.sha256,
-        )
-        write_file(sidecar_path(out, shard), sidecar.to_json())
+    with writing_into(out, Description(plan, spec, marks)):
+        for shard in range(plan.num_shards if finished is None else finished):
+            samples = [_sample(n, plan.keys[n], arrays, spec, fields or {}) for n in plan.numbers(shard)]
+            with replacing(out / shard_name(shard, box.suffix)) as file:
+                box.write(file, samples, Origin(marks.sha256, spec))
+            tokens = sum(len(array) for sample in samples for array in sample.arrays.values())
+            sidecar = Sidecar(
+                shard_name(shard, box.suffix),
+                len(samples),
+                len(samples),
+                {},
+                tokens,
+                file.size,
+                file.sha256,
+                marks.sha256,
+            )
+            write_file(sidecar_path(out, shard), sidecar.to_json())
     return out
 
 

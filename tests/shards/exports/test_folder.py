@@ -9,7 +9,7 @@ from tests.shards.exports.conftest import exported, files
 from vistok.errors import ShardError
 from vistok.shards.commit import locked
 from vistok.shards.exports import MAR, LightningDiT, LlamaGen, Megatron, TiTok, TokenLayout
-from vistok.shards.exports.folder import RECORD_NAME, TEMP_PREFIX
+from vistok.shards.exports.folder import LOCK_NAME, RECORD_NAME, TEMP_PREFIX
 from vistok.shards.exports.source import Source
 
 
@@ -121,7 +121,10 @@ def test_an_empty_directory_is_filled_and_a_link_to_one_stays_a_link(tokens_made
 def test_two_processes_do_not_export_to_one_place(tokens_made, tmp_path):
     room = tmp_path / f"{TEMP_PREFIX}out"
     room.mkdir()
-    with locked(room), pytest.raises(ShardError, match="out is being exported to by another process"):
+    with (
+        locked(room / LOCK_NAME),
+        pytest.raises(ShardError, match="out is being exported to by another process"),
+    ):
         exported(tokens_made, Megatron(), tmp_path / "out")
     exported(tokens_made, Megatron(), tmp_path / "out")
 

@@ -31,7 +31,7 @@ def test_a_mark_in_a_key_makes_no_view(tmp_path):
     assert [len(views) for views in Images(source_of(made), "all", "x")] == [1, 1]
 
 
-@pytest.mark.parametrize("view", ["none", "orig", None])
+@pytest.mark.parametrize("view", ["as-is", None])
 def test_the_image_itself_may_say_that_it_is_no_view(tmp_path, view):
     fields = {"b#0": {"source": "b", "view": view}, "b#crop": {"source": "b", "view": "crop"}}
     made = write_shards(tmp_path / "made", {"b#0": [[1]], "b#crop": [[2]]}, discrete(), fields)

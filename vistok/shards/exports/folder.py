@@ -20,6 +20,7 @@ from vistok.shards.sidecar import READ_BYTES
 # hidden: readers that take every file of a folder leave it alone
 RECORD_NAME = ".vistok-export.json"
 TEMP_PREFIX = ".vistok-export-temp-"
+LOCK_NAME = "lock"
 FORMAT_VERSION = 1
 
 
@@ -47,8 +48,8 @@ def appearing(out: Path) -> Iterator[Path]:
             stack.enter_context(made(out.parent))
             room.mkdir(exist_ok=True)
             try:
-                stack.enter_context(locked(room))
-            except ShardError:
+                stack.enter_context(locked(room / LOCK_NAME))
+            except BlockingIOError:
                 raise ShardError(
                     f"{out} is being exported to by another process: wait for it, or give another folder"
                 ) from None

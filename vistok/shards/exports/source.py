@@ -16,7 +16,7 @@ from vistok.shards.rows import OWN_FIELDS
 from vistok.spec import StreamSpec
 
 VIEW_MARK = "#"
-ORIGINAL_VIEWS = ("", "none", "orig")
+ORIGINAL_VIEWS = ("", "as-is")
 FLIP_VIEW = "flip"
 Views = Literal["all", "original"]
 _OWN = OWN_FIELDS | {"label", "caption"}
