@@ -45,15 +45,15 @@ def test_what_is_intact_is_left_alone(tokenizer, out, made):
 
 
 DAMAGE = {
-    "a missing shard": lambda out: (out / "shard-000001.tar").unlink(),
+    "a missing shard": lambda out: (out / "shard-000001.arrow").unlink(),
     "a missing record": lambda out: (out / "shard-000001.json").unlink(),
-    "a cut shard": lambda out: (out / "shard-000001.tar").write_bytes(b"x" * 512),
-    "a flipped byte": lambda out: flip(out / "shard-000001.tar"),
+    "a cut shard": lambda out: (out / "shard-000001.arrow").write_bytes(b"x" * 512),
+    "a flipped byte": lambda out: flip(out / "shard-000001.arrow"),
     "an empty record": lambda out: (out / "shard-000001.json").write_text(""),
     "a record of another shard": lambda out: shutil.copy(
         out / "shard-000000.json", out / "shard-000001.json"
     ),
-    "another shard's bytes": lambda out: shutil.copy(out / "shard-000002.tar", out / "shard-000001.tar"),
+    "another shard's bytes": lambda out: shutil.copy(out / "shard-000002.arrow", out / "shard-000001.arrow"),
 }
 
 
@@ -68,28 +68,28 @@ def test_one_damaged_shard_is_made_again_and_no_other(tokenizer, out, made, kind
 @pytest.mark.parametrize("how", ["missing", "damaged"])
 def test_files_that_describe_the_shards_are_written_again(tokenizer, out, made, name, how):
     (out / name).unlink() if how == "missing" else (out / name).write_text("{")
-    flip(out / "shard-000003.tar")
+    flip(out / "shard-000003.arrow")
     mended(tokenizer, out, made, 1)
 
 
 def test_a_shard_of_another_run_is_replaced(tokenizer, other_tokenizer, out, made, tmp_path):
     shards.encode(other_tokenizer, named(14), tmp_path / "other", **OPTIONS)
-    for suffix in ("tar", "json"):
+    for suffix in ("arrow", "json"):
         shutil.copy(tmp_path / "other" / f"shard-000002.{suffix}", out)
     mended(tokenizer, out, made, 1)
 
 
 def test_files_outside_the_plan_are_moved_aside(tokenizer, out, made):
-    (out / "shard-000009.tar").write_bytes(b"of somebody")
+    (out / "shard-000009.arrow").write_bytes(b"of somebody")
     report = shards.repair(tokenizer, named(14), out, progress=False)
-    assert report.moved == ("shard-000009.tar",)
-    assert (out / ".vistok-foreign" / "shard-000009.tar").read_bytes() == b"of somebody"
+    assert report.moved == ("shard-000009.arrow",)
+    assert (out / ".vistok-foreign" / "shard-000009.arrow").read_bytes() == b"of somebody"
     shutil.rmtree(out / ".vistok-foreign")
     assert tree(out) == tree(made)
 
 
 def test_another_tokenizer_or_other_images_are_refused_and_change_nothing(tokenizer, other_tokenizer, out):
-    flip(out / "shard-000001.tar")
+    flip(out / "shard-000001.arrow")
     before = tree(out)
     with pytest.raises(ShardError, match="weights_hash"):
         shards.repair(other_tokenizer, named(14), out, progress=False)
@@ -114,7 +114,7 @@ def test_the_precision_and_the_error_policy_of_the_run_are_kept(tokenizer, tmp_p
         **OPTIONS,
     )
     out = shutil.copytree(tmp_path / "a", tmp_path / "b")
-    flip(out / "shard-000001.tar")
+    flip(out / "shard-000001.arrow")
     assert shards.repair(tokenizer, images, out, progress=False).num_remade == 1
     assert tree(out) == tree(tmp_path / "a")
 

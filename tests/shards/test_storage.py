@@ -66,7 +66,7 @@ def test_a_disk_that_is_really_full_is_told_and_mended_by_more_room(tokenizer, t
     run = f"{sys.executable} {program} {disk}/out {whole} {workers}"
     script = f"""
     set -e
-    mount -t tmpfs -o size=96k tmpfs {disk}
+    mount -t tmpfs -o size=64k tmpfs {disk}
     {run}
     mount -o remount,size=10m {disk}
     {run}
