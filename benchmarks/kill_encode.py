@@ -99,10 +99,10 @@ def ancestors(pid: int) -> list[int]:
 
 
 def kill(process: BaseProcess, engine: str, dice: random.Random) -> str:
-    """Kills something of a run; returns what."""
+    """Kills something of a run; returns what, or nothing if the run had ended."""
     pid = process.pid
     if pid is None or not process.is_alive():
-        return "nothing, it had ended"
+        return ""
     actors = actor_pids() if engine == "ray" else []
     if actors and dice.random() < 0.5:
         with contextlib.suppress(ProcessLookupError):
@@ -127,7 +127,7 @@ def wait_for_shard(process: BaseProcess, out: Path) -> bool:
 
 def story(number: int, engine: str, images: int, times: tuple[float, float], address: str, want: str) -> bool:
     """One directory from its first run to its last; prints its line."""
-    dice = random.Random(f"{engine} {number}")
+    dice, share = random.Random(f"{engine} {number}"), 1.0
     with tempfile.TemporaryDirectory(prefix="vistok-kill-") as folder:
         out, killed = Path(folder) / "out", []
         while True:
@@ -135,12 +135,20 @@ def story(number: int, engine: str, images: int, times: tuple[float, float], add
             if not killed or dice.random() < 1 / 3:
                 # a third before the first shard, the others after it
                 early = dice.random() < 1 / 3
-                moment = dice.uniform(0, times[0] if early else times[1])
+                moment = share * dice.uniform(0, times[0] if early else times[1])
                 if early or wait_for_shard(process, out):
                     process.join(moment)
                 kept = len(list(out.glob("shard-*.json")))
                 when = "after the start" if early else "after the first shard"
-                killed.append(f"{kill(process, engine, dice)} {moment:.2f} s {when}, {kept} shards kept")
+                victim = kill(process, engine, dice)
+                if victim:
+                    killed.append(f"{victim} {moment:.2f} s {when}, {kept} shards kept")
+                elif not killed:
+                    # it had ended: over again, and sooner
+                    process.join()
+                    shutil.rmtree(out)
+                    share *= 0.7
+                    continue
             process.join()
             if process.exitcode == 0:
                 break

@@ -98,7 +98,7 @@ def cases(quick: bool) -> list[Case]:
     wide: tuple[Precision, ...] = ("bfloat16", "float32")
     return [
         Case("llamagen_vq16", 256, 8 if quick else 512, 2 if quick else 16, 4, wide, plain=True),
-        Case("demo", 64, 500 if quick else 20_000, 1 if quick else 5, 32, ("float32",), plain=False),
+        Case("demo", 64, 500 if quick else 20_000, 1, 32, ("float32",), plain=False),
     ]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -139,17 +139,19 @@ def load_images(
             sampler=chunks,
             num_workers=workers,
             collate_fn=_as_it_is,
-            worker_init_fn=partial(_end_with_parent, os.getpid()),
+            worker_init_fn=_end_with_parent,
         )
     )
     return _in_turn(ahead(loader, CHUNKS_AHEAD))
 
 
-def _end_with_parent(parent: int, worker: int) -> None:
+def _end_with_parent(worker: int) -> None:
     """A worker whose parent was killed would wait for ever with its pipe full: its siblings hold the other end open."""
+    parent, above = multiprocessing.parent_process(), os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        # above a worker is its parent or the server that forked it; either ends when the parent does
+        while os.getppid() == above and (parent is None or parent.is_alive()):
             time.sleep(PARENT_SECONDS)
         os._exit(1)
 

@@ -1,0 +1,63 @@
+import json
+import shutil
+
+import pytest
+
+from tests.shards.conftest import build_tokenizer, tree
+from vistok.cli import main
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
+    build_tokenizer().save(folder)
+    return str(folder)
+
+
+def encode(tokenizer, out, *options):
+    common = ["--data", "procedural:10:16", "--shard-size", "4", "--batch-size", "2", "--device", "cpu"]
+    return main(["encode", "--tokenizer", tokenizer, "--out", str(out), *common, *options])
+
+
+def test_the_summary_as_json(tokenizer, tmp_path, capsys):
+    assert encode(tokenizer, tmp_path / "out", "--json", "--precision", "bfloat16", "--workers", "0") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["num_images"], told["num_shards"], told["num_skipped"]) == (10, 3, 0)
+    assert told["images_per_second"] > 0
+
+
+def test_jobs_of_an_array_make_what_one_run_makes(tokenizer, tmp_path):
+    assert encode(tokenizer, tmp_path / "whole") == 0
+    for index in "01":
+        assert encode(tokenizer, tmp_path / "out", "--num-shards", "2", "--shard-index", index) == 0
+    names = [name for name in tree(tmp_path / "whole") if not name.startswith(".")]
+    assert all(tree(tmp_path / "out")[name] == tree(tmp_path / "whole")[name] for name in names)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--num-shards", "2", "--shard-index", "2"), "job 2 of 2 does not exist"),
+        (("--num-actors", "2"), "--num-actors is an option of --engine ray"),
+        (("--batch-size", "most"), "'most' is not an integer"),
+        (("--gpus-per-actor", "1.5"), "neither a share of a GPU"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(tokenizer, tmp_path, capsys, options, said):
+    assert encode(tokenizer, tmp_path / "out", *options) in (1, 2)
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_repair_makes_what_is_damaged_again(tokenizer, tmp_path, capsys):
+    assert encode(tokenizer, tmp_path / "whole") == 0
+    out = shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    (out / "shard-000001.tar").write_bytes(b"")
+    assert main(["verify", str(out)]) == 1
+    arguments = [str(out), "--tokenizer", tokenizer, "--data", "procedural:10:16", "--device", "cpu"]
+    assert main(["repair", *arguments]) == 0
+    assert "1 of 3 shards made again" in capsys.readouterr().out
+    assert tree(out) == tree(tmp_path / "whole")
+    assert main(["repair", *arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_remade"] == 0
