@@ -34,6 +34,7 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("out", metavar="SHARDS", help="directory that `vistok encode` wrote")
         add_tokenizer(parser)
         add_data(parser)
+        _add_views(parser)
         add_engine(parser)
         add_device(parser)
         return
