@@ -53,7 +53,7 @@ def test_wrong_options_are_told_in_one_line(tokenizer, tmp_path, capsys, options
 def test_repair_makes_what_is_damaged_again(tokenizer, tmp_path, capsys):
     assert encode(tokenizer, tmp_path / "whole") == 0
     out = shutil.copytree(tmp_path / "whole", tmp_path / "out")
-    (out / "shard-000001.tar").write_bytes(b"")
+    (out / "shard-000001.arrow").write_bytes(b"")
     assert main(["verify", str(out)]) == 1
     arguments = [str(out), "--tokenizer", tokenizer, "--data", "procedural:10:16", "--device", "cpu"]
     assert main(["repair", *arguments]) == 0
