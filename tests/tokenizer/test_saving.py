@@ -104,3 +104,17 @@ def test_metrics_licence_and_provenance_come_back(tmp_path):
     tokenizer.save(tmp_path / "t")
     spec = vistok.load(tmp_path / "t").spec
     assert (spec.metrics[0]["psnr"], spec.licence, spec.provenance) == (21.5, "MIT", {"trained_steps": 3})
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "told"),
+    [("channels", 10_000_000, "has shape"), ("num_res_blocks", 10_000_000, "more parts")],
+)
+def test_a_config_of_a_giant_model_is_refused_before_it_is_built(tmp_path, argument, value, told):
+    make("vq").save(tmp_path / "t")
+    file = tmp_path / "t" / "config.json"
+    config = json.loads(file.read_text())
+    config["model"]["args"]["encoder"]["args"][argument] = value
+    file.write_text(json.dumps(config))
+    with pytest.raises(TokenizerError, match=told):
+        vistok.load(tmp_path / "t")

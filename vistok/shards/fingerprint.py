@@ -154,7 +154,7 @@ def soft_fields(device: torch.device, batch_size: int) -> dict[str, Any]:
         "device": device.type,
         "numpy": np.__version__,
         "pyarrow": metadata.version("pyarrow"),
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads(),  # batches at once on a CPU, where each is computed by one
         "torch": torch.__version__,
         "vistok": version,
     }

@@ -28,7 +28,7 @@ from vistok.shards.plan import Plan
 from vistok.spec import StreamSpec, index_dtype
 from vistok.tokenizer import Encoded, StreamTokens, Tokenizer
 
-MOST_LANES = 8
+LANES_AT_LEAST, IMAGES_AT_ONCE = 8, 256
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,17 @@ class FailedImage:
 class SampleEncoder:
     """Runs the model over the images of shards; ``in_order`` makes samples of what it gives.
 
-    On a CPU several batches run at once, each in a thread of its own (a *lane*) whose operations are not split further.
-    Where operations are split among threads, all wait for the slowest at the end of each; that costs most where they
-    are small, or where other processes, such as those that read images, want a core now and then. What a lane computes
-    depends on no other, so neither do the bits.
+    On a CPU several batches run at once, each in a thread of its own (a *lane*) whose operations are never split further:
+    how sums are split among threads decides their last bits, so that machines with more cores, or actors with fewer,
+    would make other shards. It is faster too: where operations are split, all threads wait for the slowest at the end of
+    each, which costs most where they are small, or where other processes, such as those that read images, want a core now
+    and then. What a lane computes depends on no other, so the number of lanes changes no bit.
 
     Args:
         tokenizer: In evaluation mode.
         batch_size: Images of equal size that are encoded together; batches never cross shards.
-        lanes: Batches at once; default: one a thread of PyTorch, at most ``MOST_LANES``, on a CPU, and one elsewhere.
+        lanes: Batches at once; default on a CPU: one a thread of PyTorch, unless they are more than ``LANES_AT_LEAST`` and would
+            hold more than ``IMAGES_AT_ONCE``; one elsewhere.
         latents: How the latents of a continuous tokenizer are stored.
     """
 
@@ -82,8 +84,9 @@ class SampleEncoder:
         self._latents = latents
         self._streams = {stream.name: stream for stream in tokenizer.spec.streams}
         self._device = tokenizer_device(tokenizer)
-        threads = min(torch.get_num_threads(), MOST_LANES) if self._device.type == "cpu" else 1
-        self._lanes = threads if lanes is None else lanes
+        most = max(LANES_AT_LEAST, IMAGES_AT_ONCE // batch_size)
+        fitting = min(torch.get_num_threads(), most) if self._device.type == "cpu" else 1
+        self._lanes = fitting if lanes is None else lanes
         # one slot a thread: a sum that threads share would lose some
         self._seconds: dict[int, float] = {}
 
@@ -103,7 +106,7 @@ class SampleEncoder:
             shards: Their numbers.
         """
         work = self._work(images, plan, shards)
-        if self._lanes == 1:
+        if self._lanes == 1 and (self._device.type != "cpu" or torch.get_num_threads() == 1):
             for shard, item in work:
                 if isinstance(item, list):
                     yield from ((shard, result) for result in self._encode(item))
@@ -134,7 +137,7 @@ class SampleEncoder:
             self._lanes,
             "vistok-lane",
             initializer=torch.set_num_threads,
-            initargs=(max(1, threads // self._lanes),),
+            initargs=(1,),
         )
         pending: deque[tuple[int, Future[list[EncodedBatch | FailedImage]] | FailedImage | None]] = deque()
         try:

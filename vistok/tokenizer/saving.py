@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vistok.tokenizer.tokenizer import Tokenizer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+SPARE_PARTS, PARTS_PER_TENSOR = 1000, 16  # modules that a model may have for a file of so many tensors
 
 
 def save(tokenizer: Tokenizer, folder: str | Path) -> None:
@@ -66,6 +68,7 @@ def load(source: str | Path, *, device: str | torch.device = "cpu") -> Tokenizer
     folder = _locate(source)
     config = _read_config(folder)
     try:
+        _check_size(config, folder)
         tokenizer = _build(config, folder)
         _fill(tokenizer, folder)
         spec = TokenizerSpec.from_json(json.dumps(config["spec"]))
@@ -208,6 +211,68 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _check_size(config: dict[str, Any], folder: Path) -> None:
+    """Makes sure, before any memory is taken, that a config asks for no larger model than there are weights for.
+
+    The model is built without storage, and only as many parts of it as a file with so many tensors can need.
+
+    Raises:
+        TokenizerError: the weights are missing, damaged, or of other shapes.
+    """
+    shapes = _saved_shapes(folder)
+    room = SPARE_PARTS + PARTS_PER_TENSOR * len(shapes)
+
+    def count(module: nn.Module, name: str, part: nn.Module | None) -> None:
+        nonlocal room
+        room -= 1
+        if room < 0:
+            raise TokenizerError(
+                f"{folder / CONFIG} describes a model of more parts than {WEIGHTS} has weights for"
+            )
+
+    counting = torch.nn.modules.module.register_module_module_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            wanted = exported_state(build(config["model"], exported_classes()))
+    except TokenizerError as error:
+        if room < 0:
+            raise
+        # what is wrong with a part is told when it is built in earnest; some parts of others cannot be built without storage
+        logging.getLogger(__name__).debug("not built without storage: %s", error)
+        return
+    finally:
+        counting.remove()
+    _check_shapes({name: tuple(value.shape) for name, value in wanted.items()}, shapes, folder / WEIGHTS)
+
+
+def _check_shapes(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], path: Path) -> None:
+    for names, word in (
+        (sorted(set(wanted) - set(found)), "lacks"),
+        (sorted(set(found) - set(wanted)), "has an unknown"),
+    ):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise TokenizerError(
+                f"{path} {word} key {names[0]!r}{more}: the weights do not belong to this {CONFIG}"
+            )
+    for name, shape in found.items():
+        if shape != wanted[name]:
+            raise TokenizerError(f"{path}: {name} has shape {shape}, the model needs {wanted[name]}")
+
+
+def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import safe_open
+
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise TokenizerError(f"{folder} is incomplete: it has no {WEIGHTS}")
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise TokenizerError(f"{path} is damaged: {_first_line(error)}") from error
+
+
 def _build(config: dict[str, Any], folder: Path) -> Tokenizer:
     # weights are filled in afterwards, so drawing random ones would be wasted, and must not disturb the caller's draws
     with torch.random.fork_rng(devices=[]):
@@ -221,27 +286,14 @@ def _fill(tokenizer: Tokenizer, folder: Path) -> None:
     from safetensors.torch import load_file
 
     path = folder / WEIGHTS
-    if not path.is_file():
-        raise TokenizerError(f"{folder} is incomplete: it has no {WEIGHTS}")
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise TokenizerError(f"{path} is damaged: {_first_line(error)}") from error
     wanted = exported_state(tokenizer)
-    for names, word in (
-        (sorted(set(wanted) - set(weights)), "lacks"),
-        (sorted(set(weights) - set(wanted)), "has an unknown"),
-    ):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise TokenizerError(
-                f"{path} {word} key {names[0]!r}{more}: the weights do not belong to this {CONFIG}"
-            )
+    shapes, found = ({n: tuple(v.shape) for n, v in state.items()} for state in (wanted, weights))
+    _check_shapes(shapes, found, path)
     for name, value in weights.items():
-        if value.shape != wanted[name].shape:
-            raise TokenizerError(
-                f"{path}: {name} has shape {tuple(value.shape)}, the model needs {tuple(wanted[name].shape)}"
-            )
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise TokenizerError(f"{path}: {name} holds NaN or Inf: the training that made it diverged")
     _cast_like(tokenizer, weights)

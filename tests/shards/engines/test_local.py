@@ -9,12 +9,15 @@ import torch
 
 from tests.shards.conftest import Images, ended, forked, named, tree, wait_for
 from vistok import shards
+from vistok.backbones import ConvEncoder
 from vistok.data import Procedural
 from vistok.errors import ImageError, ShardError
+from vistok.quantizers import Gaussian
 from vistok.shards import LocalEngine
 from vistok.shards.loading import load_images
 from vistok.shards.plan import Plan
 from vistok.shards.samples import EncodedBatch, SampleEncoder
+from vistok.tokenizer import Tokenizer
 
 OPTIONS = {"batch_size": 2, "shard_size": 5, "progress": False}
 
@@ -34,6 +37,21 @@ def test_any_number_of_workers_and_of_threads_gives_the_same_bytes(
     shards.encode(tokenizer, Procedural(23, 16), tmp_path / "out", engine=LocalEngine(workers), **OPTIONS)
     assert tree(tmp_path / "out") == whole
     assert torch.get_num_threads() == threads
+
+
+def test_latents_have_the_same_bits_with_any_number_of_threads_and_lanes(tmp_path):
+    # wide enough that PyTorch would split its sums among threads
+    encoder = ConvEncoder(dim=8, channels=64, multipliers=(1, 2), num_res_blocks=1, attention_at=(1,))
+    wide = Tokenizer(encoder, Gaussian(4)).eval()
+    images = Procedural(6, 64)
+    for threads in (1, 2, 5, 9):
+        torch.set_num_threads(threads)
+        shards.encode(wide, images, tmp_path / str(threads), batch_size=2, progress=False)
+    torch.set_num_threads(1)
+    assert tree(tmp_path / "1") == tree(tmp_path / "2") == tree(tmp_path / "5") == tree(tmp_path / "9")
+    with torch.inference_mode():  # one thread computes what a lane does
+        direct = wide.encode(torch.stack([images[0]["image"], images[1]["image"]])).latents
+    assert torch.equal(shards.open(tmp_path / "5")[1]["latents"], direct[1])
 
 
 def test_images_of_many_kinds_come_through_workers_as_they_are(tokenizer, tmp_path):

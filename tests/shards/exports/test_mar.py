@@ -2,10 +2,14 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from torchvision.datasets import DatasetFolder
 
+from tests.shards.conftest import build_tokenizer, named
 from tests.shards.exports.conftest import continuous, exported, with_flips, write_shards
+from vistok import shards
 from vistok.errors import ShardError
+from vistok.quantizers import Gaussian
 from vistok.shards.exports import MAR
 
 
@@ -97,3 +101,26 @@ def test_no_clock_goes_into_the_files(latents_made, tmp_path):
     exported(latents_made, MAR(), tmp_path / "out")
     with zipfile.ZipFile(next((tmp_path / "out").rglob("*.npz"))) as archive:
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_shards_with_moments_give_the_log_variance_of_each_latent(tmp_path):
+    tokenizer = build_tokenizer(Gaussian(dim=4))
+    tokenizer.normaliser.set([0.5, 0, -1, 2], [2.0, 1, 0.5, 4])
+    images = [named(1)[0]["image"]]
+    shards.encode(tokenizer, named(1), tmp_path / "made", moments=True, progress=False)
+    with torch.inference_mode():
+        latent = tokenizer._latent(torch.stack(images))
+        mean, deviation = tokenizer.quantizer.moments(latent)
+    for normalised in (False, True):
+        exported(
+            tmp_path / "made",
+            MAR(views="original", default_label=0, normalised=normalised),
+            tmp_path / str(normalised),
+        )
+        (path,) = (tmp_path / str(normalised)).rglob("*.npz")
+        scale = tokenizer.normaliser.scale if normalised else 1.0
+        expected = 2 * (deviation * scale).log()[0].permute(2, 0, 1).numpy()
+        with np.load(path) as file:
+            assert np.allclose(file["moments"][4:], expected, atol=1e-4)
+            if not normalised:
+                assert np.allclose(file["moments"][:4], mean[0].permute(2, 0, 1).numpy(), atol=1e-4)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vistok.errors import ShardError
 from vistok.shards.decode import safe_name
 from vistok.shards.exports.base import ExportFormat
-from vistok.shards.exports.latents import channels_first
+from vistok.shards.exports.latents import LEAST_LOG_VARIANCE, channels_first, log_variances
 from vistok.shards.exports.source import ExportSample, Images, Source, Views, image_and_flip, label_of
 
 LABEL_DIGITS = 6
@@ -22,8 +22,9 @@ LABEL_DIGITS = 6
 class MAR(ExportFormat):
     """One ``.npz`` an image: mean and log-variance of its latents, float32 (2D, h, w), and those of its flip.
 
-    The reader draws from them and multiplies by 0.2325, the scale of its own autoencoder. Shards hold the mode of the
-    latents, so the log-variance is one number; the default is where the reader clamps it: it draws the mode.
+    The reader draws from them and multiplies by 0.2325, the scale of its own autoencoder. Shards that were encoded with
+    moments have a log-variance for each latent. Others hold the mode alone, and the log-variance is one number; its default is
+    where autoencoders clamp it: the reader draws the mode.
 
     The reader numbers classes by the sorted names of the folders. Folders named by label therefore have all the same
     number of digits, and labels must have no gaps.
@@ -33,7 +34,7 @@ class MAR(ExportFormat):
         default_label: Class of images that have none; None refuses them.
         views: ``all`` needs each image and its flip; ``original`` writes ``moments`` alone, which the reader as published
             refuses.
-        logvar: Log-variance, of all latents alike.
+        logvar: Log-variance, of all latents alike, where the shards hold no moments.
         normalised: Keep the tokenizer's shift and scale instead of undoing them.
     """
 
@@ -42,7 +43,7 @@ class MAR(ExportFormat):
     classes: Literal["label", "key"] = "label"
     default_label: int | None = None
     views: Views = "all"
-    logvar: float = -30.0
+    logvar: float = LEAST_LOG_VARIANCE
     normalised: bool = False
 
     def write(self, source: Source, folder: Path) -> tuple[str, ...]:
@@ -76,7 +77,8 @@ class MAR(ExportFormat):
 
     def _moments(self, sample: ExportSample, source: Source) -> NDArray[np.float32]:
         mean = channels_first(sample, source.spec, self.name, normalised=self.normalised)
-        return np.concatenate([mean, np.full_like(mean, self.logvar)])
+        spread = log_variances(sample, source.spec, self.name, normalised=self.normalised)
+        return np.concatenate([mean, np.full_like(mean, self.logvar) if spread is None else spread])
 
     def _class(self, sample: ExportSample) -> str:
         if self.classes == "key":

@@ -35,6 +35,7 @@ class ExportSample:
         fields: What else the dataset said, as JSON data.
         arrays: By stream, the first one first: indices (N, S) int64, or latents (N, D) float32.
         grids: Token grid by stream.
+        std: Standard deviations (N, D) of the latents of the first stream, where the shards hold moments.
     """
 
     key: str
@@ -45,6 +46,7 @@ class ExportSample:
     fields: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any]]
     grids: Mapping[str, tuple[int, ...]]
+    std: NDArray[np.float32] | None = None
 
     @property
     def tokens(self) -> NDArray[Any]:
@@ -111,6 +113,7 @@ class Source:
             fields={name: value for name, value in item.items() if name not in _OWN},
             arrays=arrays,
             grids={s.name: tuple(by_stream[s.name]["grid"]) for s in self.streams},
+            std=_std_of(by_stream[self.stream.name]),
         )
 
     def skip(self, count: int) -> None:
@@ -201,6 +204,11 @@ def label_of(sample: ExportSample, default: int | None, format_name: str) -> int
 def _array_of(tokens: Mapping[str, Any]) -> NDArray[Any]:
     found: Tensor = tokens["indices"] if "indices" in tokens else tokens["latents"]
     return found.numpy()
+
+
+def _std_of(tokens: Mapping[str, Any]) -> NDArray[np.float32] | None:
+    found: Tensor | None = tokens.get("std")
+    return None if found is None else found.numpy()
 
 
 def _view_of(item: Mapping[str, Any]) -> str:
