@@ -36,7 +36,7 @@ from vistok.tokenizer import Tokenizer
 
 INSTRUMENTED = (arrow_columns, arrow_container, arrow_file, arrow_streams, tar_container, _reader, _saving)
 MEMORY_MB = 3000
-LONGEST = 1 << 16
+LONGEST = 1 << 18
 
 
 def tokenizer() -> Tokenizer:

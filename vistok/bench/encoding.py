@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import multiprocessing
 import os
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from vistok import shards
 from vistok.bench.report import commit, machine, today
 from vistok.data import ImageFolder, Photos
 from vistok.errors import VistokError
+from vistok.freed_memory import keeping_freed_memory
 from vistok.shards.job import evaluating
 from vistok.shards.precision import Precision, in_precision
 from vistok.tokenizer import Tokenizer
@@ -29,11 +33,8 @@ from vistok.training.recipe import read_recipe
 
 WORKERS = 1
 
-Way = tuple[str, str]
+Way = tuple[str, Precision]
 """Provider and precision."""
-
-Encode = Callable[[ImageFolder, Path], tuple[float, float]]
-"""Encodes images into a folder; returns the seconds that it took, and those of them outside the model where known."""
 
 
 @dataclass(frozen=True)
@@ -125,23 +126,57 @@ def run(
 
 def run_case(case: Case, folder: Path) -> list[Row]:
     """The rows of one case."""
-    tokenizer = recipe_tokenizer(case.recipe)
     parts = list(_write_tiles(case, folder))
-    ways: dict[Way, Encode] = {}
-    if case.plain:
-        ways["plain loop", "float32"] = partial(_plain_loop, tokenizer)
+    ways: list[Way] = [("plain loop", "float32")] if case.plain else []
     for precision in case.precisions:
-        ways["vistok", precision] = partial(_vistok, tokenizer, case, precision)
-        ways["bare model", precision] = partial(_bare, in_precision(tokenizer, precision), case.batch_size)
-    _warm_up(tokenizer, case)
+        ways += [("vistok", precision), ("bare model", precision)]
     found: dict[Way, list[tuple[float, float]]] = {way: [] for way in ways}
-    for number, part in enumerate(parts):
-        # every other round the other way round: nobody always runs just after the same neighbour
-        for way in list(ways)[:: -1 if number % 2 else 1]:
-            out = folder / "out"
-            found[way].append(ways[way](ImageFolder(part), out))
-            shutil.rmtree(out, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        # the plain loop has a process of its own, since how vistok keeps memory would change what a script meets
+        script = stack.enter_context(_process(case, as_command=False)) if case.plain else None
+        command = stack.enter_context(_process(case, as_command=True))
+        for number, part in enumerate(parts):
+            # every other round the other way round: nobody always runs just after the same neighbour
+            for way in ways[:: -1 if number % 2 else 1]:
+                process = script if script is not None and way[0] == "plain loop" else command
+                found[way].append(process.submit(_encode, way, part, folder / "out").result())
+                shutil.rmtree(folder / "out", ignore_errors=True)
     return [_row(case, way, found) for way in ways]
+
+
+def _process(case: Case, as_command: bool) -> ProcessPoolExecutor:
+    """A process that holds the tokenizer of a case, set up as a command of vistok is or as a script finds itself."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, _set_up, (case, as_command))
+
+
+_here: tuple[Case, Tokenizer]
+"""What a process of ``_process`` holds."""
+
+_until_the_end = contextlib.ExitStack()
+
+
+def _set_up(case: Case, as_command: bool) -> None:
+    global _here
+    if as_command:
+        _until_the_end.enter_context(keeping_freed_memory())
+    _here = case, recipe_tokenizer(case.recipe)
+    _warm_up(_here[1], case)
+
+
+def _encode(way: Way, part: Path, out: Path) -> tuple[float, float]:
+    """Encodes a part in one way; the seconds that it took, and those of them outside the model where known."""
+    (case, tokenizer), (provider, precision), images = _here, way, ImageFolder(part)
+    if provider == "plain loop":
+        return _plain_loop(tokenizer, images, out), 0.0
+    if provider == "bare model":
+        return _bare(_in_precision(precision), case.batch_size, images), 0.0
+    return _vistok(tokenizer, case, precision, images, out)
+
+
+@cache
+def _in_precision(precision: Precision) -> Tokenizer:
+    return in_precision(_here[1], precision)
 
 
 def recipe_tokenizer(recipe: str) -> Tokenizer:
@@ -205,7 +240,7 @@ def _warm_up(tokenizer: Tokenizer, case: Case) -> None:
             in_precision(tokenizer, precision).encode(torch.zeros(batch, 3, case.size, case.size))
 
 
-def _plain_loop(tokenizer: Tokenizer, images: ImageFolder, out: Path) -> tuple[float, float]:
+def _plain_loop(tokenizer: Tokenizer, images: ImageFolder, out: Path) -> float:
     """What a script does: one image at a time, one file each."""
     out.mkdir()
     images = images.fitted_to(tokenizer.spec)
@@ -216,10 +251,10 @@ def _plain_loop(tokenizer: Tokenizer, images: ImageFolder, out: Path) -> tuple[f
             indices = tokenizer.encode(item["image"][None]).indices
             assert indices is not None
             np.save(out / f"{Path(item['key']).stem}.npy", indices[0].numpy())
-    return time.perf_counter() - start, 0.0
+    return time.perf_counter() - start
 
 
-def _bare(tokenizer: Tokenizer, batch_size: int, images: ImageFolder, out: Path) -> tuple[float, float]:
+def _bare(tokenizer: Tokenizer, batch_size: int, images: ImageFolder) -> float:
     """The model alone: batches are in memory before it starts, and nothing is done with the tokens."""
     images = images.fitted_to(tokenizer.spec)
     seconds, done = 0.0, 0
@@ -231,7 +266,7 @@ def _bare(tokenizer: Tokenizer, batch_size: int, images: ImageFolder, out: Path)
             tokenizer.encode(pixels)
             seconds += time.perf_counter() - start
             done = stop
-    return seconds, 0.0
+    return seconds
 
 
 def _vistok(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+from vistok.freed_memory import keeping_freed_memory
 from vistok.shards.container import container
 from vistok.shards.failures import Failures
 from vistok.shards.job import Job, evaluating
@@ -56,7 +57,12 @@ class LocalEngine:
         images = load_images(
             job.dataset, output.plan, shards, tokenizer.spec.multiple_of, self.workers, job.batch_size
         )
-        with evaluating(tokenizer), reporting_dead_workers(), contextlib.closing(images):
+        with (
+            keeping_freed_memory(),
+            evaluating(tokenizer),
+            reporting_dead_workers(),
+            contextlib.closing(images),
+        ):
             encoder = SampleEncoder(
                 compiled(tokenizer) if job.compile else tokenizer, job.batch_size, latents=job.latents
             )
