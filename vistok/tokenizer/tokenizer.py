@@ -29,9 +29,10 @@ class Reconstruction:
     """What a training step needs: the differentiable way through the whole tokenizer.
 
     Args:
-        image: (B, 3, H, W), not clamped; None without a pixel decoder.
+        image: (B, 3, H, W), not clamped; None without a pixel decoder, and in training where the decoder has a loss of
+            its own.
         features: (B, h', w', Ds) in the teacher's space; None without a feature head.
-        losses: The quantizer's unweighted scalars by name.
+        losses: Unweighted scalars by name, of the quantizer and of a decoder that has its own.
         indices: (B, N, S) int64; None if continuous.
     """
 
@@ -121,6 +122,11 @@ class Tokenizer(Recorded, nn.Module):
             provenance=self.provenance,
             metrics=self.metrics,
         )
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the losses that ``forward`` gives."""
+        return (*self.quantizer.loss_names, *(() if self.decoder is None else self.decoder.loss_names))
 
     @property
     def device(self) -> torch.device:
@@ -300,10 +306,14 @@ class Tokenizer(Recorded, nn.Module):
         """
         output = self.quantizer(self._latent(x))
         vectors = self._to_decoder(output.quantized)
+        losses, image = output.losses, None
+        if self.decoder is not None:
+            losses = {**losses, **self.decoder.loss(vectors, x)}
+            image = None if self.training and self.decoder.loss_names else self.decoder(vectors)
         return Reconstruction(
-            image=None if self.decoder is None else self.decoder(vectors),
+            image=image,
             features=None if self.feature_head is None else self.feature_head(vectors),
-            losses=output.losses,
+            losses=losses,
             indices=None if output.indices is None else views.with_groups(self.quantizer, output.indices),
         )
 
