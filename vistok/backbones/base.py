@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from vistok.errors import ImageError
@@ -24,10 +26,15 @@ class Encoder(Recorded, nn.Module):
 
 
 class Decoder(Recorded, nn.Module):
-    """Vectors (B, h, w, dim) to images (B, 3, h * factor, w * factor); values near [-1, 1], not clamped."""
+    """Vectors (B, h, w, dim) to images (B, 3, h * factor, w * factor); values near [-1, 1], not clamped.
+
+    A ``modulated`` one also takes the quantized vectors as the quantizer gave them, before any projection:
+    ``forward(quantized, code)`` with code (B, h, w, code_dim).
+    """
 
     dim: int
     factor: int
+    modulated: ClassVar[bool] = False
 
     @property
     def last_layer(self) -> nn.Parameter:

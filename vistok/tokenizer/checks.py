@@ -46,6 +46,11 @@ def check_parts(tokenizer: Tokenizer) -> None:
             raise ValueError(
                 f"{type(part).__name__} expects {part.dim} channels, {leaving} arrive: set project_out to map them"
             )
+    modulating = getattr(tokenizer.decoder, "code_dim", tokenizer.quantizer.dim)
+    if modulating != tokenizer.quantizer.dim:
+        raise ValueError(
+            f"code_dim of the decoder is {modulating}, the quantizer's vectors have {tokenizer.quantizer.dim} channels: make them equal"
+        )
     if tokenizer.decoder is not None and tokenizer.decoder.factor != tokenizer.encoder.factor:
         raise ValueError(
             f"the encoder's factor is {tokenizer.encoder.factor}, the decoder's {tokenizer.decoder.factor}: they must be equal"

@@ -215,7 +215,8 @@ class Tokenizer(Recorded, nn.Module):
             )
         tokens = given_tokens(self.quantizer, encoded, indices, latents, grid)
         with self._gradients_of(tokens.values), self._evaluating():
-            image: Tensor = self.decoder(self._vectors(tokens))
+            quantized = self._quantized(tokens)
+            image = self._image(self._to_decoder(quantized), quantized)
         return image.float().clamp(-1, 1)
 
     def embed(self, tokens: Tensor | Encoded, *, depthwise: bool = False, cumulative: bool = False) -> Tensor:
@@ -301,7 +302,7 @@ class Tokenizer(Recorded, nn.Module):
         output = self.quantizer(self._latent(x))
         vectors = self._to_decoder(output.quantized)
         return Reconstruction(
-            image=None if self.decoder is None else self.decoder(vectors),
+            image=None if self.decoder is None else self._image(vectors, output.quantized),
             features=None if self.feature_head is None else self.feature_head(vectors),
             losses=output.losses,
             indices=None if output.indices is None else views.with_groups(self.quantizer, output.indices),
@@ -333,19 +334,24 @@ class Tokenizer(Recorded, nn.Module):
         vectors: Tensor = self.project_out(quantized.to(next(parameters, quantized.dtype)))
         return vectors
 
-    def _vectors(self, tokens: StreamTokens) -> Tensor:
+    def _image(self, vectors: Tensor, quantized: Tensor) -> Tensor:
+        decoder: Any = self.decoder
+        if decoder.modulated:
+            return decoder(vectors, quantized.to(vectors.dtype))  # type: ignore[no-any-return]
+        return decoder(vectors)  # type: ignore[no-any-return]
+
+    def _quantized(self, tokens: StreamTokens) -> Tensor:
         if self.normaliser is not None:
             if tokens.latents is None:
                 raise TokenizerError(f"{self.name} is continuous: decode takes latents, not indices")
             raw = self.normaliser.inverse(checked_latents(tokens.latents.to(self.device), self.quantizer.dim))
             with _explained("tokens cannot be decoded"):
-                return self._to_decoder(views.fill(raw, tokens.grid))
+                return views.fill(raw, tokens.grid)
         if tokens.indices is None:
             raise TokenizerError(f"{self.name} is discrete: decode takes indices, not latents")
         with _explained("tokens cannot be decoded"):
             self._check_groups(tokens.indices)
-            raw = views.on_grid(self.quantizer, tokens.indices.to(self.device), tokens.grid)
-        return self._to_decoder(raw)
+            return views.on_grid(self.quantizer, tokens.indices.to(self.device), tokens.grid)
 
     def _check_groups(self, indices: Tensor) -> None:
         if indices.ndim != 3 or indices.shape[-1] != self.quantizer.num_groups:
