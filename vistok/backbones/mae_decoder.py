@@ -13,22 +13,23 @@ from vistok.backbones.transformer import Block, init_linear
 class MAEDecoder(Decoder):
     """A vision transformer with fixed sine positions and register tokens; each vector becomes a patch.
 
-    With ``patch=16, width=1152, depth=28, num_heads=16, mlp_ratio=32/9`` it is RAE's ViT-XL decoder.
+    With ``dim=768, patch=16, width=1152, depth=28, num_heads=16, mlp_ratio=32/9`` it is RAE's ViT-XL decoder.
 
     Source: He et al., Masked Autoencoders (2021), arXiv:2111.06377, section 3; Zheng et al., RAE (2025),
     arXiv:2510.11690, section 3.1. Deviations: the positions of any grid span the same 16 units, so that other sizes than
     the trained one decode too.
 
     Args:
+        dim: Channels of the quantized vectors.
         patch: Side of a patch in pixels; the downsampling factor.
-        width: Channels of the transformer and of the quantized vectors, a multiple of 4.
+        width: Channels of the transformer, a multiple of 4.
         depth: Transformer blocks.
         num_heads: Attention heads.
         mlp_ratio: Hidden channels of an MLP over ``width``.
         num_registers: Learned tokens beside the grid's, without a position.
 
     Shapes:
-        quantized (B, h, w, width) -> image (B, 3, h * patch, w * patch).
+        quantized (B, h, w, dim) -> image (B, 3, h * patch, w * patch).
 
     Raises:
         ValueError: a width that the heads or 4 do not divide.
@@ -36,6 +37,7 @@ class MAEDecoder(Decoder):
 
     def __init__(
         self,
+        dim: int,
         patch: int,
         width: int,
         depth: int,
@@ -46,7 +48,8 @@ class MAEDecoder(Decoder):
         super().__init__()
         if width % num_heads or width % 4:
             raise ValueError(f"width {width} must be a multiple of 4 and of the {num_heads} heads")
-        self.dim, self.factor = width, patch
+        self.dim, self.factor = dim, patch
+        self.embed = nn.Linear(dim, width)
         self.registers = nn.Parameter(torch.zeros(num_registers, width))
         # a ratio such as 32/9 is not exact: round to the hidden channels that it means
         ratio = round(width * mlp_ratio) / width + 1e-9
@@ -62,9 +65,10 @@ class MAEDecoder(Decoder):
 
     def forward(self, quantized: Tensor) -> Tensor:
         """Decodes."""
-        batch, height, width, channels = quantized.shape
-        positions = sine_positions(height, width, channels, quantized.device).to(quantized.dtype)
-        grid = (quantized + positions).flatten(1, 2)
+        batch, height, width, _ = quantized.shape
+        grid = self.embed(quantized)
+        positions = sine_positions(height, width, grid.shape[-1], grid.device)
+        grid = (grid + positions.to(grid.dtype)).flatten(1, 2)
         x = torch.cat([self.registers.expand(batch, -1, -1).to(grid.dtype), grid], dim=1)
         for block in self.blocks:
             x = block(x, None)

@@ -28,6 +28,7 @@ COMMANDS = {
     "repair": ("vistok.cli.shards", "make damaged token shards again"),
     "eval": ("vistok.cli.evaluate", "measure a tokenizer's reconstructions"),
     "bench": ("vistok.cli.bench", "time the ops against their peers"),
+    "import": ("vistok.cli.importing", "make a tokenizer from a public checkpoint"),
     "info": ("vistok.cli.info", "tell what a tokenizer is"),
 }
 # these parse their own arguments
