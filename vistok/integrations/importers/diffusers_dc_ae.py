@@ -82,7 +82,7 @@ def _arguments(checkpoint: Checkpoint, side: str) -> dict[str, Any]:
     attention_at: list[int] = []
     folded_at: list[int] = []
     resampling: list[tuple[int, int]] = []
-    for level in range(max(blocks, default=0) + 1):
+    for level in range(max([1, *blocks]) + 1):
         numbers = blocks.get(level, [])
         whole = [n for n in numbers if f"{stages}.{level}.{n}.conv.weight" not in shapes]
         resampling += [(level, n) for n in numbers if n not in whole]
