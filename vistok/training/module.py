@@ -63,7 +63,7 @@ class TokenizerModule(pl.LightningModule):
         self.automatic_optimization = False
         if accumulate < 1:
             raise RecipeError(f"accumulate is {accumulate}, it must be at least 1")
-        losses.check(tokenizer.quantizer.loss_names)
+        losses.check(tokenizer.loss_names)
         self.tokenizer = tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.losses = losses
         self.adversarial = adversarial if adversarial is not None and adversarial.weight > 0 else None
