@@ -117,6 +117,21 @@ class Decoder(Recorded, nn.Module):
         """The weight that the adaptive GAN weight compares gradients at."""
         raise NotImplementedError
 
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the losses that ``loss`` gives; none, unless the decoder draws its images and so learns another way."""
+        return ()
+
+    def loss(self, quantized: Tensor, image: Tensor) -> dict[str, Tensor]:
+        """The decoder's own losses, unweighted scalars by name; the recipe weighs them.
+
+        Where there are any, training does not decode: no other loss looks at a reconstruction.
+
+        Shapes:
+            quantized (B, h, w, dim), image (B, 3, h * factor, w * factor).
+        """
+        return {}
+
     def forward(self, quantized: Tensor) -> Tensor:
         """Decodes.
 

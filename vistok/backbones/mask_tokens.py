@@ -99,7 +99,7 @@ class MaskTokenDecoder(Decoder):
         quantized (B, N, dim) -> image (B, 3, H, W), H = h * factor of the decoder.
 
     Raises:
-        ValueError: channels that do not meet.
+        ValueError: channels that do not meet, or a decoder that takes more than a grid.
     """
 
     topology = "1d"
@@ -107,6 +107,8 @@ class MaskTokenDecoder(Decoder):
     def __init__(self, head: MaskTokenHead, decoder: Decoder, project: nn.Module | None = None) -> None:
         super().__init__()
         arriving = int(getattr(project, "dim_out", head.dim_out))
+        if decoder.topology != "2d" or decoder.modulated:
+            raise ValueError(f"{type(decoder).__name__} does not decode features on a grid alone")
         if arriving != decoder.dim:
             raise ValueError(
                 f"{type(decoder).__name__} expects {decoder.dim} channels, {arriving} arrive: set project to map them"
@@ -120,6 +122,15 @@ class MaskTokenDecoder(Decoder):
     def last_layer(self) -> nn.Parameter:
         """That of the decoder to pixels."""
         return self.decoder.last_layer
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Those of the decoder to pixels."""
+        return self.decoder.loss_names
+
+    def loss(self, quantized: Tensor, image: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
+        """The losses of the decoder to pixels."""
+        return self.decoder.loss(self.project(self.head(quantized, lengths)), image)
 
     def forward(self, quantized: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Decodes."""

@@ -45,9 +45,11 @@ class Reconstruction:
     """What a training step needs: the differentiable way through the whole tokenizer.
 
     Args:
-        image: (B, 3, H, W), not clamped; None without a pixel decoder.
+        image: (B, 3, H, W), not clamped; None without a pixel decoder, and in training where the decoder has a loss of
+            its own.
         features: (B, h', w', Ds) in the teacher's space; None without a feature head.
-        losses: Unweighted scalars of encoders and quantizers by name, ``<stream>/<name>`` where there are several streams.
+        losses: Unweighted scalars by name: of encoders and quantizers, ``<stream>/<name>`` where there are several streams,
+            and of a decoder that has its own.
         indices: (B, N, S) int64 of the first stream, (1, T, S) where lengths vary; None if continuous.
     """
 

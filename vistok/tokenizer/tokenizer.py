@@ -84,11 +84,12 @@ class Tokenizer(StreamParts):
     @property
     def loss_names(self) -> tuple[str, ...]:
         """Names of the losses that a forward pass gives, as ``Reconstruction`` has them."""
-        return tuple(
+        own = (
             self._loss_name(stream, loss)
             for stream, parts in self.streams.items()
             for loss in (*parts.encoder.loss_names, *parts.quantizer.loss_names)
         )
+        return (*own, *(() if self.decoder is None else self.decoder.loss_names))
 
     @property
     def multiple_of(self) -> int:
@@ -211,7 +212,9 @@ class Tokenizer(StreamParts):
                     for name, given in tokens.items()
                 }
             vectors = {name: self.streams[name].projected(value) for name, value in quantized.items()}
-            image = self._decoded(quantized, vectors, lengths)
+            image: Tensor = self.decoder(
+                *self._taken(quantized, vectors), *(() if lengths is None else (lengths,))
+            )
         return image.float().clamp(-1, 1)
 
     def embed(
@@ -305,19 +308,25 @@ class Tokenizer(StreamParts):
         outputs = {name: parts.quantize(x) for name, parts in streams.items()}
         first = next(iter(outputs.values()))
         heads = [(parts.feature_head, outputs[name]) for name, parts in streams.items()]
+        losses = {
+            self._loss_name(name, loss): value
+            for name, output in outputs.items()
+            for loss, value in output.losses.items()
+        }
         image = None
         if self.decoder is not None:
-            quantized = {name: output.quantized for name, output in outputs.items()}
-            vectors = {name: output.vectors for name, output in outputs.items()}
-            image = self._decoded(quantized, vectors, first.lengths)
+            taken = self._taken(
+                {name: output.quantized for name, output in outputs.items()},
+                {name: output.vectors for name, output in outputs.items()},
+            )
+            varying = () if first.lengths is None else (first.lengths,)
+            losses |= self.decoder.loss(taken[0], x, *varying) if self.decoder.loss_names else {}
+            if not (self.training and self.decoder.loss_names):
+                image = self.decoder(*taken, *varying)
         return Reconstruction(
             image=image,
             features=next((_features(head, output) for head, output in heads if head is not None), None),
-            losses={
-                self._loss_name(name, loss): value
-                for name, output in outputs.items()
-                for loss, value in output.losses.items()
-            },
+            losses=losses,
             indices=first.indices,
         )
 
@@ -335,18 +344,16 @@ class Tokenizer(StreamParts):
 
     # ---------------------------------------------------------------- inside
 
-    def _decoded(
-        self, quantized: dict[str, Tensor], vectors: dict[str, Tensor], lengths: Tensor | None
-    ) -> Tensor:
-        """Projected vectors of all streams, merged and decoded: (B, 3, H, W), not clamped."""
+    def _taken(self, quantized: dict[str, Tensor], vectors: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """What the decoder takes: the projected vectors of all streams, merged, and where it is modulated those before."""
         assert self.decoder is not None
         merged = merge_streams(self.streams, vectors)
-        if len(vectors) > 1:  # merging may have promoted them
-            weight = next(self.decoder.parameters(), merged)
-            merged = merged if torch.is_autocast_enabled(merged.device.type) else merged.to(weight.dtype)
-        more = (merge_streams(self.streams, quantized),) if self.decoder.modulated else ()
-        image: Tensor = self.decoder(merged, *more, *(() if lengths is None else (lengths,)))
-        return image
+        if len(vectors) > 1 and not torch.is_autocast_enabled(merged.device.type):
+            # merging promotes to the widest type
+            merged = merged.to(next(self.decoder.parameters(), merged).dtype)
+        if not self.decoder.modulated:
+            return (merged,)
+        return merged, merge_streams(self.streams, quantized).to(merged.dtype)
 
     def _stream(self, name: str) -> StreamParts:
         if name not in self.streams:
