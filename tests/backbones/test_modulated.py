@@ -68,7 +68,7 @@ def test_gradients_reach_the_encoder_through_the_modulation_alone() -> None:
 
 def test_codes_of_other_channels_are_refused() -> None:
     with pytest.raises(
-        ValueError, match="code_dim of the decoder is 4, the quantizer's vectors have 6 channels"
+        ValueError, match="code_dim of the decoder is 4, quantized vectors of 6 channels arrive"
     ):
         Tokenizer(ConvEncoder(6, 16, (1, 2), num_res_blocks=1), VQ(16, 6), decoder())
     with pytest.raises(ValueError, match="dim is 6, code_dim 4"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +41,7 @@ class ModulatedDecoder(UpsamplingDecoder):
         ValueError: no multipliers, an attention level that does not exist, or a ``refine`` where dims differ.
     """
 
-    modulated: ClassVar[bool] = True
+    modulated = True
 
     def __init__(
         self,
