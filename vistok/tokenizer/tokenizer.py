@@ -100,8 +100,12 @@ class Tokenizer(Recorded, nn.Module):
         )
         latents = None
         if self.normaliser is not None:
-            shift, scale = tuple(self.normaliser.shift.tolist()), tuple(self.normaliser.scale.tolist())
-            latents = LatentSpec(channels=self.quantizer.dim, shift=shift, scale=scale)
+            shift, scale = (
+                tuple(values.flatten().tolist()) for values in (self.normaliser.shift, self.normaliser.scale)
+            )
+            latents = LatentSpec(
+                channels=self.quantizer.dim, shift=shift, scale=scale, grid=self.normaliser.grid
+            )
         return TokenizerSpec(
             name=self.name,
             kind="continuous" if continuous else "discrete",
@@ -187,7 +191,7 @@ class Tokenizer(Recorded, nn.Module):
         with torch.no_grad(), self._evaluating():
             latent = self._latent(x)
             mean, deviation = self.quantizer.moments(latent)
-            moments = torch.cat([self.normaliser(mean), deviation * self.normaliser.scale], -1).flatten(1, 2)
+            moments = torch.cat([self.normaliser(mean), self.normaliser.rescale(deviation)], -1).flatten(1, 2)
         tokens = StreamTokens(None, moments, tuple(latent.shape[1:3]))
         return Encoded({self.quantizer.stream().name: tokens}, (x.shape[-2], x.shape[-1]))
 
@@ -308,14 +312,20 @@ class Tokenizer(Recorded, nn.Module):
         )
 
     def prepare(self, x: Tensor) -> None:
-        """Lets the quantizer see latents before the first training step (k-means). Collective."""
+        """Lets the quantizer see latents before the first training step (k-means), unless it is frozen. Collective."""
+        if not self.quantizer.training:
+            return
         with torch.no_grad(), self._evaluating():
             latent = self._latent(x)
         self.quantizer.prepare(latent)
 
     def update(self) -> None:
-        """Applies the quantizer's statistics; to be called once after each optimizer step. Collective."""
-        self.quantizer.update()
+        """Applies the quantizer's statistics; to be called once after each optimizer step. Collective.
+
+        A quantizer in evaluation mode, as a frozen one is, learns nothing.
+        """
+        if self.quantizer.training:
+            self.quantizer.update()
 
     # ---------------------------------------------------------------- inside
 
