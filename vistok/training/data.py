@@ -209,10 +209,17 @@ class ImageData(pl.LightningDataModule):
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Items to one batch: images stacked to (B, 3, H, W), keys as a list."""
+    """Items to one batch: images stacked to (B, 3, H, W), keys and every other field (caption, label) as lists.
+
+    An item without a field that another has gets None.
+    """
+    others = dict.fromkeys(
+        name for item in items for name in item if name not in ("image", "key", "position")
+    )
     return {
         "image": default_collate([item["image"] for item in items]),
         "key": [str(item["key"]) for item in items],
+        **{name: [item.get(name) for item in items] for name in others},
     }
 
 
