@@ -46,8 +46,7 @@ class Autoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         scaling_factor: 1.
         shift_factor: 0.
         force_upcast: Whether pipelines should decode in float32.
-        in_channels: 3.
-        out_channels: 3.
+        grid: (h, w) where latents are normalised per element of one grid.
 
     Raises:
         TokenizerError: a discrete tokenizer, one without a pixel decoder, or one whose factor is no power of 2.
@@ -64,12 +63,14 @@ class Autoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         scaling_factor: float = 1.0,
         shift_factor: float = 0.0,
         force_upcast: bool = False,
-        in_channels: int = 3,
-        out_channels: int = 3,
+        grid: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.tokenizer: Tokenizer = build(tokenizer, exported_classes())
         _check(self.tokenizer)
+        if grid:  # as many elements as the weights hold, which overwrite them
+            assert self.tokenizer.normaliser is not None
+            self.tokenizer.normaliser.set(0.0, 1.0, grid)
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Tokenizer) -> Autoencoder:
@@ -80,7 +81,9 @@ class Autoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """
         _check(tokenizer)
         levels = tokenizer.encoder.factor.bit_length()
-        self = cls(tokenizer.to_config(), (tokenizer.quantizer.dim,) * levels, tokenizer.quantizer.dim)
+        dim, normaliser = tokenizer.quantizer.dim, tokenizer.normaliser
+        assert normaliser is not None
+        self = cls(tokenizer.to_config(), (dim,) * levels, dim, grid=normaliser.grid)
         self.tokenizer.load_state_dict(tokenizer.state_dict())
         return self.to(tokenizer.device).eval()  # type: ignore[no-any-return]
 
@@ -139,6 +142,8 @@ def _check(tokenizer: Tokenizer) -> None:
         )
     if tokenizer.decoder is None:
         raise TokenizerError(f"{tokenizer.name} has no pixel decoder, which a pipeline ends with")
+    if tokenizer.encoder.topology != "2d" or len(tokenizer.branches):
+        raise TokenizerError(f"{tokenizer.name} has no single grid of latents, which a pipeline's are")
     factor = tokenizer.encoder.factor
     if factor & (factor - 1):
         raise TokenizerError(

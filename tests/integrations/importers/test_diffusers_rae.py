@@ -25,8 +25,8 @@ def theirs() -> Any:
         decoder_num_attention_heads=2,
         decoder_intermediate_size=72,
         encoder_input_size=56,
-        latents_mean=[0.1],
-        latents_std=[0.5],
+        latents_mean=torch.randn(384, 4, 4).tolist(),
+        latents_std=(torch.rand(384, 4, 4) + 0.5).tolist(),
         noise_tau=0.8,
     )
     mean, std = model.encoder_mean.clone(), model.encoder_std.clone()
@@ -53,6 +53,7 @@ def test_latents_and_pictures_are_those_of_autoencoder_rae(theirs, tmp_path):
     expected = theirs.decode(latent).sample * 2 - 1
     assert torch.allclose(ours.decode(encoded), expected.clamp(-1, 1), atol=1e-4)
     assert (expected.abs() < 1).float().mean() > 0.3
+    assert ours.spec.latents.grid == (4, 4)  # statistics per element, as the published ones
 
 
 def test_other_encoders_are_refused(tmp_path):

@@ -139,14 +139,15 @@ def _check_pixels(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
 
 
 def _normalise(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
-    """Takes the statistics of the latents out of the tensors and gives them to the normaliser."""
+    """Takes the statistics of the latents, one for all, per channel or per element, and gives them to the normaliser."""
     mean = checkpoint.tensors.pop("_latents_mean", torch.zeros(1)).float()
     std = checkpoint.tensors.pop("_latents_std", torch.ones(1)).float()
     scale = (checkpoint.config.get("scaling_factor") or 1.0) / (std + 1e-5)
+    grid: tuple[int, ...] = ()
+    if mean.ndim >= 3 and mean.shape[-1] > 1:
+        grid = tuple(mean.shape[-2:])
+        mean, scale = (
+            values.reshape(-1, *grid).permute(1, 2, 0) for values in (mean, scale.expand(mean.shape))
+        )
     assert tokenizer.normaliser is not None
-    try:
-        tokenizer.normaliser.set(mean.squeeze().tolist(), scale.squeeze().tolist())
-    except ValueError as error:
-        raise checkpoint.refuse(
-            f"its latents are normalised by {tuple(mean.shape)} means, a normaliser of ours has one a channel"
-        ) from error
+    tokenizer.normaliser.set(mean, scale, grid)
