@@ -70,8 +70,11 @@ def load(source: str | Path, *, device: str | torch.device = "cpu") -> Tokenizer
     try:
         _check_size(config, folder)
         tokenizer = _build(config, folder)
-        _fill(tokenizer, folder)
         spec = TokenizerSpec.from_json(json.dumps(config["spec"]))
+        if tokenizer.normaliser is not None and spec.latents is not None and spec.latents.grid:
+            # as many elements as the weights hold, which overwrite them
+            tokenizer.normaliser.set(0.0, 1.0, spec.latents.grid)
+        _fill(tokenizer, folder)
     except VistokError:
         raise
     except Exception as error:  # the file may come from anywhere, so anything may be wrong with it
@@ -102,9 +105,13 @@ def push_to_hub(tokenizer: Tokenizer, repo_id: str, *, private: bool = False) ->
 def exported_classes() -> dict[str, type]:
     """The classes that a config may name: what the backbones, quantizers and the tokenizer export, nothing else."""
     from vistok import backbones, quantizers
+    from vistok.tokenizer.branch import Branch
+    from vistok.tokenizer.code_noise import CodeNoise
+    from vistok.tokenizer.merge import Merge
     from vistok.tokenizer.tokenizer import Tokenizer
 
-    found: dict[str, type] = {"Tokenizer": Tokenizer, "ImagePolicy": ImagePolicy}
+    parts: tuple[type, ...] = (Tokenizer, ImagePolicy, Branch, CodeNoise, Merge)
+    found: dict[str, type] = {part.__name__: part for part in parts}
     for package in (backbones, quantizers):
         found.update(
             {n: getattr(package, n) for n in package.__all__ if isinstance(getattr(package, n), type)}

@@ -115,7 +115,7 @@ class ImageData(pl.LightningDataModule):
             if self.val is None:
                 raise RecipeError(f"vistok {command} needs images, and data.val is null: set data.val")
         else:
-            self._check_size(tokenizer.encoder.factor)
+            self._check_size(tokenizer)
             if len(self._training_images()) == 0:
                 raise DataError(f"there are no images in {self.train!r}: change data.train")
         if self.val is not None and len(self._held_out_images(tokenizer)) == 0:
@@ -136,7 +136,7 @@ class ImageData(pl.LightningDataModule):
         """Batches from the one that the module's step counter asks for next."""
         assert self.trainer is not None
         module: TokenizerModule = self.trainer.lightning_module  # type: ignore[assignment]
-        self._check_size(module.tokenizer.encoder.factor)
+        self._check_size(module.tokenizer)
         return self.training_batches(module.step * module.accumulate)
 
     def training_batches(self, first: int) -> DataLoader[list[Item]]:
@@ -173,11 +173,17 @@ class ImageData(pl.LightningDataModule):
         refuse_bad_images(batch["image"], batch["key"], step)
         return batch
 
-    def _check_size(self, factor: int) -> None:
+    def _check_size(self, tokenizer: Tokenizer) -> None:
+        only = None if tokenizer.decoder is None else tokenizer.decoder.image_size
+        if only is not None and only != (self.size, self.size):
+            raise RecipeError(
+                f"data.size={self.size}, but the tokenizer decodes to {only[0]} x {only[1]} alone: make them equal"
+            )
+        factor = tokenizer.multiple_of
         if self.size % factor:
             nearest = max(1, round(self.size / factor)) * factor
             raise RecipeError(
-                f"data.size={self.size} is not a multiple of the tokenizer's factor {factor}: make it {nearest}, say"
+                f"data.size={self.size} is not a multiple of {factor}, which the tokenizer demands: make it {nearest}, say"
             )
 
     def _training_images(self) -> ImageDataset:
@@ -188,8 +194,8 @@ class ImageData(pl.LightningDataModule):
     def _held_out_images(self, tokenizer: Tokenizer) -> ImageDataset:
         assert self.val is not None
         if self._held_out is None:
-            factor = tokenizer.encoder.factor
-            self._held_out = open_images(self.val, policy=tokenizer.image_policy, multiple_of=factor)
+            multiple = tokenizer.multiple_of
+            self._held_out = open_images(self.val, policy=tokenizer.image_policy, multiple_of=multiple)
         return self._held_out
 
     def _loader(self, batches: IterableDataset[list[Item]]) -> DataLoader[list[Item]]:
@@ -203,10 +209,17 @@ class ImageData(pl.LightningDataModule):
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Items to one batch: images stacked to (B, 3, H, W), keys as a list."""
+    """Items to one batch: images stacked to (B, 3, H, W), keys and every other field (caption, label) as lists.
+
+    An item without a field that another has gets None.
+    """
+    others = dict.fromkeys(
+        name for item in items for name in item if name not in ("image", "key", "position")
+    )
     return {
         "image": default_collate([item["image"] for item in items]),
         "key": [str(item["key"]) for item in items],
+        **{name: [item.get(name) for item in items] for name in others},
     }
 
 

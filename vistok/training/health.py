@@ -127,9 +127,11 @@ def revive(tokenizer: Any, dead: Tensor, image: Tensor) -> bool:
     Shapes:
         dead (S, K) boolean, image (B, 3, H, W).
     """
-    was_training = tokenizer.training
+    if not tokenizer.quantizer.training:  # it is frozen
+        return False
+    modes = [(part, part.training) for part in tokenizer.modules()]
     tokenizer.eval()
-    weight = next(tokenizer.encoder.parameters(), image)
-    latent = tokenizer.project_in(tokenizer.encoder(image.to(weight.dtype)))
-    tokenizer.train(was_training)
+    latent = tokenizer.rows(image)
+    for part, mode in modes:
+        part.training = mode
     return bool(tokenizer.quantizer.revive(dead.to(latent.device), latent))
