@@ -68,9 +68,14 @@ def load(source: str | Path, *, device: str | torch.device = "cpu") -> Tokenizer
     try:
         tokenizer = _build(config, folder)
         spec = TokenizerSpec.from_json(json.dumps(config["spec"]))
-        if tokenizer.normaliser is not None and spec.latents is not None and spec.latents.grid:
+        if (
+            (continuous := tokenizer.continuous) is not None
+            and spec.latents is not None
+            and spec.latents.grid
+        ):
+            assert continuous[1].normaliser is not None
             # as many elements as the weights hold, which overwrite them
-            tokenizer.normaliser.set(0.0, 1.0, spec.latents.grid)
+            continuous[1].normaliser.set(0.0, 1.0, spec.latents.grid)
         _fill(tokenizer, folder)
     except VistokError:
         raise
@@ -102,9 +107,13 @@ def push_to_hub(tokenizer: Tokenizer, repo_id: str, *, private: bool = False) ->
 def exported_classes() -> dict[str, type]:
     """The classes that a config may name: what the backbones, quantizers and the tokenizer export, nothing else."""
     from vistok import backbones, quantizers
+    from vistok.tokenizer.branch import Branch
+    from vistok.tokenizer.code_noise import CodeNoise
+    from vistok.tokenizer.merge import Merge
     from vistok.tokenizer.tokenizer import Tokenizer
 
-    found: dict[str, type] = {"Tokenizer": Tokenizer, "ImagePolicy": ImagePolicy}
+    parts: tuple[type, ...] = (Tokenizer, ImagePolicy, Branch, CodeNoise, Merge)
+    found: dict[str, type] = {part.__name__: part for part in parts}
     for package in (backbones, quantizers):
         found.update(
             {n: getattr(package, n) for n in package.__all__ if isinstance(getattr(package, n), type)}

@@ -131,8 +131,7 @@ def revive(tokenizer: Any, dead: Tensor, image: Tensor) -> bool:
         return False
     modes = [(part, part.training) for part in tokenizer.modules()]
     tokenizer.eval()
-    weight = next(tokenizer.encoder.parameters(), image)
-    latent = tokenizer.project_in(tokenizer.encoder(image.to(weight.dtype)))
+    latent = tokenizer.rows(image)
     for part, mode in modes:
         part.training = mode
     return bool(tokenizer.quantizer.revive(dead.to(latent.device), latent))
