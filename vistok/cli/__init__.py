@@ -27,6 +27,7 @@ COMMANDS = {
     "verify": ("vistok.cli.shards", "check token shards for damage"),
     "repair": ("vistok.cli.shards", "make damaged token shards again"),
     "eval": ("vistok.cli.evaluate", "measure a tokenizer's reconstructions"),
+    "try": ("vistok.cli.downstream", "train a small generative model on a tokenizer's tokens"),
     "bench": ("vistok.cli.bench", "time the ops against their peers"),
     "info": ("vistok.cli.info", "tell what a tokenizer is"),
 }
