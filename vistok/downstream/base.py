@@ -21,9 +21,9 @@ WIDTH, DEPTH, NUM_HEADS, DROPOUT = 128, 3, 4, 0.1
 
 
 class Drawn(NamedTuple):
-    """What a model drew: tokens as ``Tokenizer.decode`` takes them, and captions where it draws those too."""
+    """What a model drew: the values of each stream, and captions where it draws those too."""
 
-    tokens: Tensor
+    streams: tuple[Tensor, ...]
     captions: tuple[str, ...] = ()
 
 
@@ -72,7 +72,7 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def sample(self, count: int, seed: int = 0, on_share: Callable[[float], None] = nothing) -> Drawn:
-        """Draws images: (count, N, S) indices or (count, N, D) latents. A seed means the same on every device."""
+        """Draws images: for each stream (count, N, S) indices or (count, N, D) latents. A seed means the same on every device."""
 
     def details(self, batch: Batch) -> dict[str, float]:
         """More numbers about held-out images, by name."""

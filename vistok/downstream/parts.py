@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from vistok.downstream.baseline import frequencies
 from vistok.downstream.transformer import INIT_STD, Transformer
 from vistok.downstream.vocabulary import Vocabulary
-from vistok.tokenizer import Tokenizer
 
 
 class PartTable(nn.Module):
@@ -81,13 +80,17 @@ class Parts(nn.Module):
 
     @classmethod
     def of(
-        cls, tokenizer: Tokenizer, vocabulary: Vocabulary, train: Tensor, width: int, num_heads: int
+        cls,
+        vectors: Sequence[Tensor | None],
+        vocabulary: Vocabulary,
+        train: Tensor,
+        width: int,
+        num_heads: int,
     ) -> Parts:
-        """Parts that start from a tokenizer's vectors and from training parts (n, N, P)."""
-        sizes, vectors = vocabulary.sizes, vocabulary.vectors(tokenizer)
+        """Parts that start from the vectors of their values and from training parts (n, N, P)."""
         tables = [
             PartTable(vectors[place], frequencies(train[..., place], size), width)
-            for place, size in enumerate(sizes)
+            for place, size in enumerate(vocabulary.sizes)
         ]
         return cls(tables, width, num_heads)
 

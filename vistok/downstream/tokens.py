@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from vistok.data.photos import HELD_OUT_EVERY
 from vistok.errors import DataError
-from vistok.tokenizer import Tokenizer
+from vistok.tokenizer import Encoded, StreamTokens, Tokenizer
 
 SPLITS = ("train", "held_out")
 MOST_TILES = 256
@@ -28,31 +28,54 @@ class Tokens:
     """Tokens of images of one size.
 
     Args:
-        values: (n, N, S) int64 indices, or (n, N, D) float latents.
-        grid: The token grid: (h, w), or (N,); of several scales the finest.
-        size: (H, W) in pixels.
+        encoded: Of n images, as ``Tokenizer.encode`` gives them.
         captions: One for each image; empty where nobody asked for them.
     """
 
-    values: Tensor
-    grid: tuple[int, ...]
-    size: tuple[int, int]
+    encoded: Encoded
     captions: list[str] = field(default_factory=list)
 
-    @property
-    def positions(self) -> tuple[int, ...]:
-        """How the N positions lie: the grid, or (N,) where they are of several scales."""
-        count = self.values.shape[1]
-        return self.grid if math.prod(self.grid) == count else (count,)
+    def __len__(self) -> int:
+        return self.encoded.batch_size
 
-    def decoded(self, tokenizer: Tokenizer, values: Tensor) -> Tensor:
-        """Pictures of values on this grid: (n, N, S) or (n, N, D) -> (n, 3, H, W) in [-1, 1], on the CPU."""
-        kind = "latents" if values.is_floating_point() else "indices"
-        pictures = [
-            tokenizer.decode(**{kind: piece}, grid=self.grid).cpu()  # type: ignore[arg-type]
-            for piece in values.split(32)
-        ]
-        return torch.cat(pictures)
+    @property
+    def streams(self) -> list[StreamTokens]:
+        """All streams, in the order of the spec."""
+        return list(self.encoded.values())
+
+    @property
+    def values(self) -> Tensor:
+        """Of the first stream: (n, N, S) int64 indices, or (n, N, D) latents."""
+        return self.encoded.tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """Indices of an image, of all streams; positions where they are latents."""
+        return sum(s.values[0].numel() if s.latents is None else s.values.shape[1] for s in self.streams)
+
+    def of_streams(self, values: Sequence[Tensor]) -> Encoded:
+        """Other values on the same grids, one tensor for each stream."""
+        streams = {}
+        for (name, like), tensor in zip(self.encoded.items(), values, strict=True):
+            indices, latents = (tensor, None) if like.latents is None else (None, tensor)
+            streams[name] = StreamTokens(indices, latents, like.grid)
+        return Encoded(streams, self.encoded.size)
+
+    def some(self, chosen: Tensor) -> Encoded:
+        """Those of some images, by position."""
+        return self.of_streams([stream.values[chosen] for stream in self.streams])
+
+
+def positions(stream: StreamTokens) -> tuple[int, ...]:
+    """How the N positions of a stream lie: its grid, or (N,) where they are of several scales."""
+    count = stream.values.shape[1]
+    return stream.grid if math.prod(stream.grid) == count else (count,)
+
+
+def decoded(tokenizer: Tokenizer, tokens: Tokens, encoded: Encoded) -> Tensor:
+    """Pictures of tokens on the grids of others: (n, 3, H, W) in [-1, 1], on the CPU."""
+    pieces = zip(*(stream.values.split(32) for stream in encoded.values()), strict=True)
+    return torch.cat([tokenizer.decode(tokens.of_streams(piece)).cpu() for piece in pieces])
 
 
 def read_tokens(shards: Path, tokenizer: Tokenizer, captions: bool = False) -> dict[str, Tokens]:
@@ -79,21 +102,20 @@ def read_tokens(shards: Path, tokenizer: Tokenizer, captions: bool = False) -> d
     for items in loader:
         for item in items:
             found.setdefault((str(item.get("split", "")), _image_name(item)), []).append(item)
-    grid, size = _most_frequent(item for items in found.values() for item in items)
+    shape = _most_frequent(item for items in found.values() for item in items)
     result = {}
     for split, names in _split_names(found).items():
         chosen = [
             item
             for name in names
-            for item in _evenly([i for i in found[name] if _shape(i) == (grid, size)], MOST_TILES)
+            for item in _evenly([i for i in found[name] if _shape(i) == shape], MOST_TILES)
         ]
         if not chosen:
             raise DataError(
                 f"{shards} holds no tokens to {'train on' if split == 'train' else 'hold out'}: "
                 "give at least two images of one size"
             )
-        values = torch.stack([item["indices"] if "indices" in item else item["latents"] for item in chosen])
-        tokens = Tokens(values, grid, size)
+        tokens = Tokens(vistok.shards.to_encoded(vistok.shards.collate(chosen), tokenizer.spec))
         result[split] = _captioned(tokens, chosen, tokenizer) if captions else tokens
     return result
 
@@ -106,8 +128,8 @@ def _captioned(tokens: Tokens, items: list[dict[str, Any]], tokenizer: Tokenizer
             told = [str(item[name]) for item in items]
             break
     else:
-        told = described(tokens.decoded(tokenizer, tokens.values))
-    return Tokens(tokens.values, tokens.grid, tokens.size, told)
+        told = described(decoded(tokenizer, tokens, tokens.encoded))
+    return Tokens(tokens.encoded, told)
 
 
 def _image_name(item: dict[str, Any]) -> str:
@@ -118,12 +140,13 @@ def _image_name(item: dict[str, Any]) -> str:
     return without_tile(str(item["key"]))
 
 
-def _shape(item: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, int]]:
-    height, width = item["size"]
-    return tuple(int(side) for side in item["grid"]), (int(height), int(width))
+def _shape(item: dict[str, Any]) -> tuple[Any, ...]:
+    """Size in pixels and all grids."""
+    streams = [item, *item.get("streams", {}).values()]
+    return tuple(item["size"]), *(tuple(stream["grid"]) for stream in streams)
 
 
-def _most_frequent(items: Iterable[dict[str, Any]]) -> tuple[tuple[int, ...], tuple[int, int]]:
+def _most_frequent(items: Iterable[dict[str, Any]]) -> tuple[Any, ...]:
     return Counter(_shape(item) for item in items).most_common(1)[0][0]
 
 

@@ -81,7 +81,7 @@ class Vocabulary:
         return indices
 
     @torch.no_grad()
-    def vectors(self, tokenizer: Tokenizer) -> list[Tensor | None]:
+    def vectors(self, tokenizer: Tokenizer, stream: str) -> list[Tensor | None]:
         """The post-quantization vectors of each part's values, (size, d) for each part; None where there are none.
 
         A digit's vectors are those of codes whose other digits are 0: right up to a constant where codes are products.
