@@ -124,9 +124,11 @@ class StreamSpec(JSONData):
         metric: ``euclid`` or ``cosine`` for a learned codebook; empty otherwise.
         topology: ``2d``, ``1d``, ``multiscale`` or ``ragged``.
         factor: Downsampling factor H / h; 0 where the grid does not depend on the image size.
-        order: Order of positions along N.
+        order: Order of positions along N: ``causal`` if no token depends on those after it, ``reversed`` if on none
+            before it, so that generation begins at the last.
         scales: Side lengths of a multi-scale schedule; empty otherwise.
-        max_tokens: Upper bound of N; 0 where there is none.
+        max_tokens: Upper bound of N, N itself of topology ``1d``; 0 where there is none.
+        pools: Sides of the squares of grid points that one token may stand for, the default first; empty for 1 alone.
     """
 
     name: str = "pixel"
@@ -145,10 +147,22 @@ class StreamSpec(JSONData):
     order: Literal["raster", "causal", "reversed"] = "raster"
     scales: tuple[int, ...] = ()
     max_tokens: int = 0
+    pools: tuple[int, ...] = ()
 
-    def grid(self, height: int, width: int) -> tuple[int, ...]:
-        """The token grid of an image of that many pixels."""
-        return (height // self.factor, width // self.factor)
+    def grid(self, height: int, width: int, pool: int | None = None) -> tuple[int, ...]:
+        """The token grid of an image of that many pixels, of a sequence (N,) or (max_tokens,).
+
+        Raises:
+            TokenizerError: a pooling that is none of ``pools``.
+        """
+        if pool is not None and pool not in (self.pools or (1,)):
+            raise TokenizerError(
+                f"pool is {pool}, stream {self.name} offers {', '.join(map(str, self.pools or (1,)))}"
+            )
+        if self.topology in ("1d", "ragged"):
+            return (self.max_tokens,)
+        side = pool if pool is not None else self.pools[0] if self.pools else 1
+        return (height // self.factor // side, width // self.factor // side)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,30 @@ def test_latents_and_images_have_the_sides_that_the_factor_says(
     assert decoder(latent).shape == (2, 3, 64, 96)
 
 
+def test_levels_have_the_numbers_of_blocks_that_are_given() -> None:
+    encoder = ConvEncoder(6, 16, (1, 2, 2), num_res_blocks=(2, 1, 3))
+    decoder = ConvDecoder(6, 16, (1, 2, 2), num_res_blocks=(2, 1, 3))
+    assert [num_blocks(level) for level in encoder.levels] == [2, 1, 3]
+    assert [num_blocks(level) for level in decoder.levels] == [4, 2, 3]  # coarsest first, one more each
+    with pytest.raises(ValueError, match="num_res_blocks has 2 numbers for 3 multipliers"):
+        ConvEncoder(6, 16, (1, 2, 2), num_res_blocks=(2, 1))
+
+
+def num_blocks(level: nn.Module) -> int:
+    return sum(isinstance(block, ResBlock) for block in level.children())
+
+
+def test_haar_patches_train_and_decode_to_the_same_sides() -> None:
+    encoder = ConvEncoder(6, 16, (1, 2), num_res_blocks=1, patch=4, patching="haar")
+    decoder = ConvDecoder(6, 16, (1, 2), num_res_blocks=1, patch=4, patching="haar")
+    image_out = decoder(encoder(image(40, 24)))
+    assert image_out.shape == (2, 3, 40, 24)
+    image_out.square().mean().backward()
+    assert encoder.conv_in.weight.grad is not None and decoder.last_layer.grad is not None
+    again = build(encoder.to_config(), {"ConvEncoder": ConvEncoder})
+    assert again.patcher.patching == "haar"
+
+
 def test_latents_are_contiguous_channels_last() -> None:
     latent = ConvEncoder(8, 16, (1, 2), num_res_blocks=1, attention_at=(1,))(image())
     assert latent.is_contiguous()

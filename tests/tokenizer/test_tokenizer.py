@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 import vistok
 from vistok import ImageError, TokenizerError, TokenizerSpec
-from vistok.backbones import ConvDecoder, ConvEncoder, FeatureDecoder, Linear
+from vistok.backbones import ConvDecoder, ConvEncoder, FeatureDecoder, FlowDecoder, Linear
 from vistok.quantizers import FSQ, VQ, External, Gaussian, Identity, MovingAverage, Residual
 from vistok.tokenizer import Tokenizer
 
@@ -336,3 +336,26 @@ def test_parts_of_the_wrong_kind_are_named():
     tokenizer = make("vq")
     with pytest.raises(ValueError, match="quantizer is Linear"):
         Tokenizer(tokenizer.encoder, torch.nn.Linear(2, 2), tokenizer.decoder)
+
+
+def drawing():
+    """Features without pixels' detail, and a decoder that draws one of the pictures that have them."""
+    torch.manual_seed(0)
+    return Tokenizer(
+        ConvEncoder(8, channels=8, multipliers=(1, 1), num_res_blocks=1, patch=4),
+        Identity(8),
+        FlowDecoder(8, 8, (1, 1), num_res_blocks=1, patch=4, num_steps=2),
+    )
+
+
+def test_a_drawing_decoder_gives_its_loss_in_training_and_the_same_picture_again_after_a_reload(tmp_path):
+    tokenizer, x = drawing(), images()
+    assert tokenizer.loss_names == ("flow",)
+    output = tokenizer.train()(x)
+    assert output.image is None and output.losses["flow"].requires_grad
+    output = tokenizer.eval()(x)
+    assert output.image.shape == x.shape and output.losses.keys() == {"flow"}
+    picture = tokenizer.decode(tokenizer.encode(x))
+    tokenizer.save(tmp_path / "drawing")
+    again = vistok.load(tmp_path / "drawing")
+    assert torch.equal(again.decode(again.encode(x)), picture)

@@ -16,9 +16,11 @@ from tests.training.parts import (
     make_trainer,
     weights,
 )
+from vistok.backbones import ConvEncoder, FlowDecoder
 from vistok.errors import RecipeError, VistokError
 from vistok.losses import LossTerms
-from vistok.quantizers import FSQ, VQ, Gaussian
+from vistok.quantizers import FSQ, VQ, Gaussian, Identity
+from vistok.tokenizer import Tokenizer
 from vistok.training import OptimizerSettings
 
 
@@ -63,6 +65,35 @@ def test_any_quantizer_trains(tmp_path, quantizer):
     trainer.fit(module, make_data())
     assert differing(before, weights(module.tokenizer))
     assert all(torch.isfinite(value) for value in trainer.callback_metrics.values())
+
+
+def drawing_tokenizer():
+    """One whose decoder draws, and so has a loss of its own."""
+    torch.manual_seed(0)
+    encoder = ConvEncoder(4, channels=8, multipliers=(1, 1), num_res_blocks=1)
+    return Tokenizer(encoder, Identity(4), FlowDecoder(4, 8, (1,), num_res_blocks=1, num_steps=1))
+
+
+def test_a_decoder_with_a_loss_of_its_own_trains_by_it_and_draws_for_validation(tmp_path):
+    module = make_module(tokenizer=drawing_tokenizer(), losses=LossTerms({"flow": 1.0}))
+    before = weights(module.tokenizer)
+    trainer = make_trainer(tmp_path, steps=2, limit_val_batches=1)
+    trainer.fit(module, make_data(val="procedural:5:4"))
+    metrics = trainer.callback_metrics
+    assert {"loss/flow", "val/flow", "val/psnr"} <= metrics.keys()
+    assert all(torch.isfinite(value) for value in metrics.values())
+    moved = differing(before, weights(module.tokenizer))
+    for part in ("encoder", "decoder"):
+        assert any(name.startswith(part) for name in moved), part
+
+
+def test_a_loss_on_pixels_needs_a_decoder_that_decodes_in_training(tmp_path):
+    losses = LossTerms({"flow": 1.0, "l1": 1.0})
+    module = make_module(tokenizer=drawing_tokenizer(), losses=losses)
+    with pytest.raises(RecipeError, match="'l1' has a weight but the tokenizer does not decode to pixels"):
+        make_trainer(tmp_path, steps=1).fit(module, make_data())
+    with pytest.raises(RecipeError, match="FlowDecoder does not decode in training"):
+        make_module(gan=True, tokenizer=drawing_tokenizer(), losses=LossTerms({"flow": 1.0}))
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(tmp_path):

@@ -33,6 +33,16 @@ def test_settings_by_class_reach_every_part_of_it_and_no_other():
     assert first["init_args"] == second["init_args"] == {"dim": 8} and "init_args" not in other
 
 
+def test_a_recipe_says_what_the_tiny_overlay_replaces_of_it(tmp_path):
+    big = "a: {class_path: m.Big, init_args: {n: 9}}"
+    (tmp_path / "big.yaml").write_text(f"{big}\ntiny: {{a: {{class_path: m.Small}}, b: 1}}\n")
+    (tmp_path / "tiny.yaml").write_text("b: 2\nby_class: {Small: {n: 1}}\n")
+    paths = [str(tmp_path / "big.yaml"), str(tmp_path / "tiny.yaml")]
+    assert read_recipe(paths[:1]) == {"a": {"class_path": "m.Big", "init_args": {"n": 9}}}
+    # what the overlay itself says comes last, and its settings by class reach the replaced parts
+    assert read_recipe(paths) == {"a": {"class_path": "m.Small", "init_args": {"n": 1}}, "b": 2}
+
+
 def test_numbers_with_an_exponent_are_numbers(tmp_path):
     (tmp_path / "a.yaml").write_text("model: {optimizer: {lr: 1e-4, name: e4, min: -2.5E+3}}\n")
     assert read_recipe([str(tmp_path / "a.yaml")])["model"]["optimizer"] == {

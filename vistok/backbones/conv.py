@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistok.backbones.base import Decoder, Encoder, require_multiple
+from vistok.backbones.patching import Patcher, Patching
 
 
 class ConvEncoder(Encoder):
@@ -26,18 +27,19 @@ class ConvEncoder(Encoder):
         channels: Channels at the finest level.
         multipliers: Channels of each level over ``channels``, finest first; each level but the last halves the
             resolution.
-        num_res_blocks: Residual blocks a level.
+        num_res_blocks: Residual blocks of every level, or of each one.
         attention_at: Levels, 0 the finest, whose residual blocks are followed by self-attention. Any level puts
             attention in the middle block too, as VQGAN has it. The number ``len(multipliers)`` names the middle block,
             so that ``(len(multipliers),)`` is attention there alone, as Stable Diffusion has it. ``()`` is none at all.
         patch: Pixels folded into channels before the first convolution, along each axis: 2 or 4 is far faster than 1
             and costs fine detail.
+        patching: How they are folded, see ``Patcher``; ``"haar"`` with a patch of 4 is Cosmos' way.
 
     Shapes:
         image (B, 3, H, W) -> latent (B, H / factor, W / factor, dim), factor = patch * 2^(len(multipliers) - 1).
 
     Raises:
-        ValueError: no multipliers, or an attention level that does not exist.
+        ValueError: no multipliers, not as many numbers of blocks, or an attention level that does not exist.
         ImageError: H or W not a multiple of the factor.
     """
 
@@ -46,20 +48,22 @@ class ConvEncoder(Encoder):
         dim: int,
         channels: int = 128,
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
-        num_res_blocks: int = 2,
+        num_res_blocks: int | Sequence[int] = 2,
         attention_at: Sequence[int] = (),
         patch: int = 1,
+        patching: Patching = "space_to_channel",
     ) -> None:
         super().__init__()
         _check_levels(multipliers, attention_at)
-        self.dim, self.patch = dim, patch
+        num_blocks = _blocks_of_levels(num_res_blocks, len(multipliers))
+        self.dim, self.patch, self.patcher = dim, patch, Patcher(patch, patching)
         self.factor = patch * 2 ** (len(multipliers) - 1)
         self.conv_in = nn.Conv2d(3 * patch**2, channels, 3, padding=1)
         width = channels
         self.levels = nn.ModuleList()
         for level, multiplier in enumerate(multipliers):
             blocks = nn.Sequential()
-            for _ in range(num_res_blocks):
+            for _ in range(num_blocks[level]):
                 blocks.append(ResBlock(width, channels * multiplier))
                 width = channels * multiplier
                 if level in attention_at:
@@ -74,9 +78,7 @@ class ConvEncoder(Encoder):
     def forward(self, image: Tensor) -> Tensor:
         """Encodes; the latent is contiguous, since the convolutions keep channels innermost."""
         require_multiple(image, self.factor)
-        if self.patch > 1:
-            image = F.pixel_unshuffle(image, self.patch)
-        x = self.conv_in(image.contiguous(memory_format=torch.channels_last))
+        x = self.conv_in(self.patcher(image).contiguous(memory_format=torch.channels_last))
         for level in self.levels:
             x = level(x)
         x = self.conv_out(F.silu(self.norm_out(self.middle(x))))
@@ -94,15 +96,16 @@ class ConvDecoder(Decoder):
         dim: Channels of the quantized vectors.
         channels: Channels at the finest level.
         multipliers: As the encoder's, finest level first.
-        num_res_blocks: Residual blocks a level, one less than the decoder has.
+        num_res_blocks: Residual blocks of every level, or of each one, finest first; the decoder has one more of each.
         attention_at: As the encoder's.
         patch: Pixels unfolded from channels after the last convolution, along each axis.
+        patching: As the encoder's.
 
     Shapes:
         quantized (B, h, w, dim) -> image (B, 3, h * factor, w * factor), factor = patch * 2^(len(multipliers) - 1).
 
     Raises:
-        ValueError: no multipliers, or an attention level that does not exist.
+        ValueError: no multipliers, not as many numbers of blocks, or an attention level that does not exist.
     """
 
     def __init__(
@@ -110,13 +113,15 @@ class ConvDecoder(Decoder):
         dim: int,
         channels: int = 128,
         multipliers: Sequence[int] = (1, 1, 2, 2, 4),
-        num_res_blocks: int = 2,
+        num_res_blocks: int | Sequence[int] = 2,
         attention_at: Sequence[int] = (),
         patch: int = 1,
+        patching: Patching = "space_to_channel",
     ) -> None:
         super().__init__()
         _check_levels(multipliers, attention_at)
-        self.dim, self.patch = dim, patch
+        num_blocks = _blocks_of_levels(num_res_blocks, len(multipliers))
+        self.dim, self.patch, self.patcher = dim, patch, Patcher(patch, patching)
         self.factor = patch * 2 ** (len(multipliers) - 1)
         width = channels * multipliers[-1]
         self.conv_in = nn.Conv2d(dim, width, 3, padding=1)
@@ -124,7 +129,7 @@ class ConvDecoder(Decoder):
         self.levels = nn.ModuleList()
         for level in reversed(range(len(multipliers))):
             blocks = nn.Sequential()
-            for _ in range(num_res_blocks + 1):
+            for _ in range(num_blocks[level] + 1):
                 blocks.append(ResBlock(width, channels * multipliers[level]))
                 width = channels * multipliers[level]
                 if level in attention_at:
@@ -148,7 +153,7 @@ class ConvDecoder(Decoder):
         for level in self.levels:
             x = level(x)
         x = self.conv_out(F.silu(self.norm_out(x)))
-        return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
+        return self.patcher.inverse(x)
 
 
 class ResBlock(nn.Module):
@@ -229,6 +234,14 @@ def _middle(width: int, attention: bool) -> nn.Sequential:
 def _channels_last(x: Tensor) -> Tensor:
     """(B, C, H, W) to a contiguous (B, H, W, C), without a copy if x is in torch.channels_last already."""
     return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _blocks_of_levels(num_res_blocks: int | Sequence[int], num_levels: int) -> Sequence[int]:
+    if isinstance(num_res_blocks, int):
+        return [num_res_blocks] * num_levels
+    if len(num_res_blocks) != num_levels:
+        raise ValueError(f"num_res_blocks has {len(num_res_blocks)} numbers for {num_levels} multipliers")
+    return num_res_blocks
 
 
 def _check_levels(multipliers: Sequence[int], attention_at: Sequence[int]) -> None:

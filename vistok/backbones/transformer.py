@@ -67,18 +67,18 @@ class Block(nn.Module):
         for layer in (self.qkv, self.out, self.mlp[0], self.mlp[2]):
             init_linear(layer)
 
-    def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """One block; ``rotation`` as ``rotation_2d`` makes it, or None."""
-        x = x + self._attend(self.norm1(x), rotation)
+    def forward(self, x: Tensor, rotation: Tensor | None, mask: Tensor | None = None) -> Tensor:
+        """One block; ``rotation`` as ``rotation_2d`` makes it, or None; ``mask`` (..., N, N) true where row sees column."""
+        x = x + self._attend(self.norm1(x), rotation, mask)
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
-    def _attend(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+    def _attend(self, x: Tensor, rotation: Tensor | None, mask: Tensor | None) -> Tensor:
         batch, num_tokens, width = x.shape
         heads = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, width // self.num_heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(attended.transpose(1, 2).reshape(batch, num_tokens, width))  # type: ignore[no-any-return]
 
 

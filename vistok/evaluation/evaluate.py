@@ -163,9 +163,9 @@ class _Run:
         images = images.to(self.device)
         encoded = self.tokenizer.encode(images)
         if self.usage is not None and encoded.indices is not None:
-            self.usage.update(encoded.indices)
+            self.usage.update(encoded.flat_indices())
         bits = self._bits(encoded) / (images.shape[-2] * images.shape[-1])
-        self._record("bits_per_pixel", positions, torch.full((len(keys),), bits, dtype=torch.float64))
+        self._record("bits_per_pixel", positions, bits)
         if not self.has_pixels:
             return
         reference, reconstruction = round_to_uint8(images), round_to_uint8(self.tokenizer.decode(encoded))
@@ -256,13 +256,20 @@ class _Run:
             for name, value in values
         }
 
-    def _bits(self, encoded: Encoded) -> float:
-        """Bits per image."""
-        if encoded.indices is not None:
-            assert self.stream.codebook_size is not None
-            return encoded.indices[0].numel() * math.log2(self.stream.codebook_size)
-        latents = encoded.main.values
-        return latents[0].numel() * latents.element_size() * 8
+    def _bits(self, encoded: Encoded) -> Tensor:
+        """Bits per image of all streams: (B,) in float64."""
+        total = torch.zeros(encoded.batch_size, dtype=torch.float64)
+        for stream in self.spec.streams:
+            values = encoded[stream.name].values
+            if stream.codebook_size is None:
+                bits: float = values.shape[-1] * values.element_size() * 8
+            else:
+                bits = values.shape[-1] * math.log2(stream.codebook_size)
+            varies = encoded.lengths is not None and stream.name == self.stream.name
+            total += bits * (
+                encoded.lengths.cpu() if varies and encoded.lengths is not None else values.shape[1]
+            )
+        return total
 
     def _record(self, name: str, positions: list[int], values: Tensor) -> None:
         self.values.setdefault(name, {}).update(zip(positions, values.double().tolist(), strict=True))

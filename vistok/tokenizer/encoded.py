@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
 from torch import Tensor
 
+from vistok.backbones.sequence import valid
 from vistok.errors import TokenizerError
 
 
@@ -17,7 +19,7 @@ class StreamTokens:
     Args:
         indices: (B, N, S) int64, position-major, local ids; None if continuous.
         latents: (B, N, D) float, normalised; None if discrete.
-        grid: The token grid: (h, w), (N,), or the scale schedule.
+        grid: The token grid (h, w), the finest one of several scales; (N,) of a sequence, its bound where lengths vary.
     """
 
     indices: Tensor | None
@@ -40,7 +42,7 @@ class Encoded(Mapping[str, StreamTokens]):
     Args:
         streams: Tokens by stream name, in the order of the spec.
         size: (H, W) of the images in pixels.
-        lengths: (B,) int64 tokens per image where they vary; None where they do not.
+        lengths: (B,) int64 tokens per image of the first stream where they vary; zeros lie beyond. None where they do not.
     """
 
     streams: dict[str, StreamTokens]
@@ -86,12 +88,28 @@ class Encoded(Mapping[str, StreamTokens]):
         """Number of images B."""
         return int(self.main.values.shape[0])
 
+    def flat_indices(self) -> Tensor:
+        """Indices of the first stream, image after image, without what lies beyond an image's length: (T, S).
+
+        Raises:
+            TokenizerError: the stream is continuous.
+        """
+        if self.main.indices is None:
+            raise TokenizerError("a continuous stream has no indices; use latents")
+        if self.lengths is None:
+            return self.main.indices.flatten(0, 1)
+        return self.main.indices[valid(self.lengths, self.main.indices.shape[1])]
+
     def indices_grid(self, stream: str | None = None) -> Tensor:
         """Indices of a stream as they lie in the image: (B, h, w), or (B, h, w, S) where S > 1."""
         tokens = self.main if stream is None else self[stream]
         if tokens.indices is None:
             raise TokenizerError("a continuous stream has no indices; use latents")
-        batch, _, groups = tokens.indices.shape
+        batch, count, groups = tokens.indices.shape
+        if count != prod(tokens.grid):
+            raise TokenizerError(
+                f"{count} indices an image do not lie on one grid {tokens.grid}: they are of several scales, or of varying length"
+            )
         shaped = tokens.indices.reshape(batch, *tokens.grid, groups)
         return shaped.squeeze(-1) if groups == 1 else shaped
 

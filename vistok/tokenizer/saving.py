@@ -99,9 +99,13 @@ def push_to_hub(tokenizer: Tokenizer, repo_id: str, *, private: bool = False) ->
 def exported_classes() -> dict[str, type]:
     """The classes that a config may name: what the backbones, quantizers and the tokenizer export, nothing else."""
     from vistok import backbones, quantizers
+    from vistok.tokenizer.branch import Branch
+    from vistok.tokenizer.code_noise import CodeNoise
+    from vistok.tokenizer.merge import Merge
     from vistok.tokenizer.tokenizer import Tokenizer
 
-    found: dict[str, type] = {"Tokenizer": Tokenizer, "ImagePolicy": ImagePolicy}
+    parts: tuple[type, ...] = (Tokenizer, ImagePolicy, Branch, CodeNoise, Merge)
+    found: dict[str, type] = {part.__name__: part for part in parts}
     for package in (backbones, quantizers):
         found.update(
             {n: getattr(package, n) for n in package.__all__ if isinstance(getattr(package, n), type)}

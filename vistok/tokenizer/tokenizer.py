@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from vistok.backbones.base import Decoder, Encoder, FeatureHead
-from vistok.errors import ImageError, TokenizerError
-from vistok.quantizers import Continuous, Gaussian, Quantizer
-from vistok.recorded import Recorded
-from vistok.spec import DecodingSpec, FeatureSpec, ImagePolicy, LatentSpec, NumericsSpec, TokenizerSpec
+from vistok.errors import TokenizerError
+from vistok.quantizers import Gaussian, Quantizer
+from vistok.spec import ImagePolicy, TokenizerSpec
 from vistok.tokenizer import views
-from vistok.tokenizer.checks import check_parts, checked_latents, given_tokens
+from vistok.tokenizer.branch import Branch
+from vistok.tokenizer.checks import check_parts, given_tokens
+from vistok.tokenizer.description import describe
 from vistok.tokenizer.encoded import Encoded, StreamTokens
-from vistok.tokenizer.normaliser import LatentNormaliser
-from vistok.tokenizer.preprocess import Images, check_pixels, preprocess
+from vistok.tokenizer.input_size import check_images, check_size, policy_of
+from vistok.tokenizer.merge import merge_streams
+from vistok.tokenizer.parts import Reconstruction, StreamOutput, StreamParts
+from vistok.tokenizer.preprocess import Images, preprocess
+from vistok.tokenizer.token_checks import check_groups, checked_latents
 from vistok.tokenizer.weights_hash import WeightsHash
 
 
-@dataclass(frozen=True)
-class Reconstruction:
-    """What a training step needs: the differentiable way through the whole tokenizer.
-
-    Args:
-        image: (B, 3, H, W), not clamped; None without a pixel decoder.
-        features: (B, h', w', Ds) in the teacher's space; None without a feature head.
-        losses: The quantizer's unweighted scalars by name.
-        indices: (B, N, S) int64; None if continuous.
-    """
-
-    image: Tensor | None
-    features: Tensor | None
-    losses: dict[str, Tensor]
-    indices: Tensor | None
-
-
-class Tokenizer(Recorded, nn.Module):
+class Tokenizer(StreamParts):
     """Images to tokens and back.
+
+    The parts named here make the first stream of tokens; each branch adds one.
 
     Args:
         encoder: Images to latents.
@@ -51,11 +40,13 @@ class Tokenizer(Recorded, nn.Module):
         project_in: From the encoder's channels to the quantizer's; None where they are equal.
         project_out: From the quantizer's channels to the decoder's and feature head's; None where they are equal.
         feature_head: Quantized vectors to a teacher's features: the semantic branch.
-        image: How images become tensors.
+        image: How images become tensors; of the decoder's size where that gives one size alone.
         name: What the spec calls it.
+        branches: Further streams, in the order of the spec. The first stream is then called ``semantic`` where it has a
+            feature head, else ``pixel``.
 
     Raises:
-        ValueError: parts whose channels or factors do not meet; the message names both.
+        ValueError: parts whose channels, factors or grids do not meet; the message names both.
     """
 
     def __init__(
@@ -68,64 +59,59 @@ class Tokenizer(Recorded, nn.Module):
         feature_head: FeatureHead | None = None,
         image: ImagePolicy | None = None,
         name: str = "tokenizer",
+        branches: Sequence[Branch] = (),
     ) -> None:
         super().__init__()
-        self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
-        self.project_in = project_in if project_in is not None else nn.Identity()
-        self.project_out = project_out if project_out is not None else nn.Identity()
-        self.feature_head = feature_head
-        self.image_policy = image if image is not None else ImagePolicy()
+        self.set_parts(encoder, quantizer, decoder, project_in, project_out, feature_head)
+        self.branches = nn.ModuleList(branches)
         self.name = name
         self._hash = WeightsHash()
         self.provenance: dict[str, Any] = {}
         self.metrics: tuple[dict[str, Any], ...] = ()
         self.licence = "unknown"
         check_parts(self)
-        self.normaliser = LatentNormaliser(quantizer.dim) if isinstance(quantizer, Continuous) else None
+        self.set_normaliser()
+        self.image_policy = policy_of(decoder, image)
 
     # ---------------------------------------------------------------- what it is
 
     @property
+    def streams(self) -> dict[str, StreamParts]:
+        """The parts of all streams by name, this tokenizer's own first."""
+        first = "semantic" if len(self.branches) and self.feature_head is not None else "pixel"
+        return {first: self, **{part.name: part for part in self.branches if isinstance(part, Branch)}}
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the losses that a forward pass gives, as ``Reconstruction`` has them."""
+        own = (
+            self._loss_name(stream, loss)
+            for stream, parts in self.streams.items()
+            for loss in (*parts.encoder.loss_names, *parts.quantizer.loss_names)
+        )
+        return (*own, *(() if self.decoder is None else self.decoder.loss_names))
+
+    @property
+    def multiple_of(self) -> int:
+        """What both sides of an image must be multiples of, in pixels."""
+        return math.lcm(*(parts.encoder.multiple_of for parts in self.streams.values()))
+
+    @property
     def spec(self) -> TokenizerSpec:
         """All that a consumer must know, with the hash of the weights as they are now."""
-        continuous = self.normaliser is not None
-        stream = replace(
-            self.quantizer.stream(),
-            role="semantic"
-            if self.decoder is None
-            else "fused"
-            if self.feature_head is not None
-            else "pixel",
-            factor=self.encoder.factor,
-        )
-        latents = None
-        if self.normaliser is not None:
-            shift, scale = tuple(self.normaliser.shift.tolist()), tuple(self.normaliser.scale.tolist())
-            latents = LatentSpec(channels=self.quantizer.dim, shift=shift, scale=scale)
-        return TokenizerSpec(
-            name=self.name,
-            kind="continuous" if continuous else "discrete",
-            streams=(stream,),
-            image=self.image_policy,
-            multiple_of=self.encoder.factor,
-            features=FeatureSpec(
-                quantized=self.quantizer.dim,
-                depthwise=self.quantizer.dim,
-                semantic=0 if self.feature_head is None else self.feature_head.dim_out,
-            ),
-            latents=latents,
-            decoding=DecodingSpec(kind="features" if self.decoder is None else "pixels"),
-            licence=self.licence,
-            weights_hash=self._hash.of(self),
-            numerics=NumericsSpec(weights=str(self._weight_type).removeprefix("torch.")),
-            provenance=self.provenance,
-            metrics=self.metrics,
-        )
+        return describe(self, self._hash.of(self))
 
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.parameters()).device
+
+    def to_config(self) -> dict[str, Any]:
+        """The class name and the arguments; branches only where there are some, so that earlier configs stay equal."""
+        config = super().to_config()
+        if not config["args"]["branches"]:
+            del config["args"]["branches"]
+        return config
 
     # ---------------------------------------------------------------- what downstream models call
 
@@ -141,36 +127,38 @@ class Tokenizer(Recorded, nn.Module):
         Raises:
             ImageError: an image that cannot be read or that the policy refuses.
         """
-        return preprocess(images, self.image_policy, self.encoder.factor).to(self.device)
+        return preprocess(images, self.image_policy, self.multiple_of).to(self.device)
 
-    def encode(self, x: Tensor, *, sample: bool = False) -> Encoded:
+    def encode(self, x: Tensor, *, sample: bool = False, pool: int | None = None) -> Encoded:
         """Images to tokens, without gradients; as in evaluation mode, whatever mode the module is in.
 
         Args:
             x: (B, 3, H, W) in [-1, 1].
             sample: Draw continuous latents instead of taking the mode; nothing changes for discrete ones.
+            pool: Of the first stream, one of those that its spec offers; None for the default.
 
         Shapes:
-            -> indices (B, N, S) int64 or latents (B, N, D), N = h * w in raster order.
+            -> indices (B, N, S) int64 or latents (B, N, D), N = h * w in raster order, or what the spec's topology says.
 
         Raises:
-            ImageError: wrong shape, pixels that are not finite or outside [-1, 1], a size that the factor does not divide.
+            ImageError: wrong shape, pixels that are not finite or outside [-1, 1], a size that the factor does not divide
+                or that the decoder does not give.
+            TokenizerError: a pooling that the tokenizer does not offer.
         """
-        self._check_pixels(x)
+        check_images(self, x)
+        found: dict[str, StreamTokens] = {}
+        lengths: Tensor | None = None
         with torch.no_grad(), self._evaluating():
-            latent = self._latent(x)
-            grid = tuple(latent.shape[1:3])
-            if self.normaliser is not None:
-                raw = self.quantizer.sample(latent) if sample else self.quantizer(latent).quantized
-                tokens = StreamTokens(None, self.normaliser(raw).flatten(1, 2), grid)
-            else:
-                tokens = StreamTokens(
-                    views.with_groups(self.quantizer, self.quantizer(latent).indices), None, grid
-                )
-        return Encoded({self.quantizer.stream().name: tokens}, (x.shape[-2], x.shape[-1]))
+            for name, parts in self.streams.items():
+                first = parts is self
+                with _explained(f"{self.name} cannot encode") if first and pool else nullcontext():
+                    tokens, varying = parts.tokens(x, sample=sample, pool=pool if first else None)
+                found[name] = tokens
+                lengths = varying if first else lengths
+        return Encoded(found, (x.shape[-2], x.shape[-1]), lengths)
 
     def moments(self, x: Tensor) -> Encoded:
-        """Images to the distribution of their latents, as ``encode`` otherwise.
+        """Images to the distribution of their latents, as ``encode`` otherwise; discrete streams to indices.
 
         Shapes:
             -> latents (B, N, 2 D): D means, which ``encode`` gives, then D standard deviations, all normalised.
@@ -179,17 +167,19 @@ class Tokenizer(Recorded, nn.Module):
             TokenizerError: the latents of this tokenizer have no distribution.
             ImageError: as ``encode``.
         """
-        if self.normaliser is None or not isinstance(self.quantizer, Gaussian):
+        streams = self.streams
+        continuous = [parts for parts in streams.values() if parts.normaliser is not None]
+        if not continuous or not all(isinstance(parts.quantizer, Gaussian) for parts in continuous):
             raise TokenizerError(
                 f"{self.name} has no moments: its latents have no distribution, as those of Gaussian have"
             )
-        self._check_pixels(x)
+        check_images(self, x)
         with torch.no_grad(), self._evaluating():
-            latent = self._latent(x)
-            mean, deviation = self.quantizer.moments(latent)
-            moments = torch.cat([self.normaliser(mean), deviation * self.normaliser.scale], -1).flatten(1, 2)
-        tokens = StreamTokens(None, moments, tuple(latent.shape[1:3]))
-        return Encoded({self.quantizer.stream().name: tokens}, (x.shape[-2], x.shape[-1]))
+            found = {
+                name: parts.moments(x) if parts in continuous else parts.tokens(x)[0]
+                for name, parts in streams.items()
+            }
+        return Encoded(found, (x.shape[-2], x.shape[-1]))
 
     def decode(
         self,
@@ -207,49 +197,64 @@ class Tokenizer(Recorded, nn.Module):
             indices (B, N, S) or latents (B, N, D) -> (B, 3, H, W) in [-1, 1].
 
         Raises:
-            TokenizerError: no pixel decoder, or tokens that do not fit the grid or the codebook.
+            TokenizerError: no pixel decoder, a stream that is missing, or tokens that do not fit the grid or the codebook.
         """
         if self.decoder is None:
             raise TokenizerError(
                 f"{self.name} has no pixel decoder: it gives features (semantic) and tokens only"
             )
-        tokens = given_tokens(self.quantizer, encoded, indices, latents, grid)
-        with self._gradients_of(tokens.values), self._evaluating():
-            image: Tensor = self.decoder(self._vectors(tokens))
+        tokens, lengths = given_tokens(self, encoded, indices, latents, grid)
+        wanted = any(given.values.requires_grad for given in tokens.values())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted), self._evaluating():
+            with _explained("tokens cannot be decoded"):
+                quantized = {
+                    name: self.streams[name].quantized(given, self.name, self.device)
+                    for name, given in tokens.items()
+                }
+            vectors = {name: self.streams[name].projected(value) for name, value in quantized.items()}
+            image: Tensor = self.decoder(
+                *self._taken(quantized, vectors), *(() if lengths is None else (lengths,))
+            )
         return image.float().clamp(-1, 1)
 
-    def embed(self, tokens: Tensor | Encoded, *, depthwise: bool = False, cumulative: bool = False) -> Tensor:
+    def embed(
+        self,
+        tokens: Tensor | Encoded,
+        *,
+        depthwise: bool = False,
+        cumulative: bool = False,
+        stream: str | None = None,
+    ) -> Tensor:
         """Post-quantization vectors, the input of a language model.
 
         Args:
             tokens: Indices (B, N, S), latents (B, N, D), or what ``encode`` gave.
             depthwise: One vector per group or stage instead of their combination.
             cumulative: Sums over scales up to each position's; only multi-scale tokenizers have them.
+            stream: Which one the tokens are of; the first by default.
 
         Shapes:
-            -> (B, N, D), or (B, N, S, d) depthwise.
+            -> (B, N, D), or (B, N, S, d) depthwise. What lies beyond an image's length means nothing.
 
         Raises:
-            TokenizerError: indices outside the codebook, or a view that this tokenizer does not have.
+            TokenizerError: indices outside the codebook, or a view or stream that this tokenizer does not have.
         """
-        values = tokens.main.values if isinstance(tokens, Encoded) else tokens
+        parts = self if stream is None else self._stream(stream)
+        given = tokens[stream or next(iter(tokens))] if isinstance(tokens, Encoded) else None
+        values = given.values if given is not None else tokens
         if not isinstance(values, Tensor):
             raise TokenizerError(f"embed takes a tensor or what encode gave, not {type(values).__name__}")
-        values = values.to(self.device)
+        values, quantizer = values.to(self.device), parts.quantizer
         if cumulative:
             with _explained(f"{self.name} cannot embed tokens"):
-                self._check_groups(values)
-                return views.up_to_scale(
-                    self.quantizer, values, tokens.grid if isinstance(tokens, Encoded) else None
-                )
-        if self.normaliser is not None:
-            vectors: Tensor = self.normaliser.inverse(checked_latents(values, self.quantizer.dim))
+                check_groups(quantizer, values)
+                return views.up_to_scale(quantizer, values, None if given is None else given.grid)
+        if parts.normaliser is not None:
+            vectors: Tensor = parts.normaliser.inverse(checked_latents(values, quantizer.dim))
             return vectors.unsqueeze(-2) if depthwise else vectors
         with torch.no_grad(), _explained("tokens cannot be embedded"):
-            self._check_groups(values)
-            return (
-                self.quantizer.depthwise(values) if depthwise else views.by_position(self.quantizer, values)
-            )
+            check_groups(quantizer, values)
+            return quantizer.depthwise(values) if depthwise else views.by_position(quantizer, values)
 
     def semantic(self, x: Tensor) -> Tensor:
         """Features in the teacher's space, read from the quantized vectors.
@@ -260,14 +265,14 @@ class Tokenizer(Recorded, nn.Module):
         Raises:
             TokenizerError: no semantic branch.
         """
-        if self.feature_head is None:
+        parts = next((p for p in self.streams.values() if p.feature_head is not None), None)
+        if parts is None or parts.feature_head is None:
             raise TokenizerError(
                 f"{self.name} has no semantic branch: train one with a feature head, as recipes/semantic_vq.yaml does"
             )
-        self._check_pixels(x)
+        check_images(self, x)
         with torch.no_grad(), self._evaluating():
-            quantized = self.quantizer(self._latent(x)).quantized
-            features: Tensor = self.feature_head(self._to_decoder(quantized))
+            features = _features(parts.feature_head, parts.quantize(x))
         return features.flatten(1, 2)
 
     def save(self, folder: str | Path) -> None:
@@ -298,72 +303,65 @@ class Tokenizer(Recorded, nn.Module):
         Shapes:
             x (B, 3, H, W) in [-1, 1] -> see ``Reconstruction``.
         """
-        output = self.quantizer(self._latent(x))
-        vectors = self._to_decoder(output.quantized)
+        check_size(self, x)
+        streams = self.streams
+        outputs = {name: parts.quantize(x) for name, parts in streams.items()}
+        first = next(iter(outputs.values()))
+        heads = [(parts.feature_head, outputs[name]) for name, parts in streams.items()]
+        losses = {
+            self._loss_name(name, loss): value
+            for name, output in outputs.items()
+            for loss, value in output.losses.items()
+        }
+        image = None
+        if self.decoder is not None:
+            taken = self._taken(
+                {name: output.quantized for name, output in outputs.items()},
+                {name: output.vectors for name, output in outputs.items()},
+            )
+            varying = () if first.lengths is None else (first.lengths,)
+            losses |= self.decoder.loss(taken[0], x, *varying) if self.decoder.loss_names else {}
+            if not (self.training and self.decoder.loss_names):
+                image = self.decoder(*taken, *varying)
         return Reconstruction(
-            image=None if self.decoder is None else self.decoder(vectors),
-            features=None if self.feature_head is None else self.feature_head(vectors),
-            losses=output.losses,
-            indices=None if output.indices is None else views.with_groups(self.quantizer, output.indices),
+            image=image,
+            features=next((_features(head, output) for head, output in heads if head is not None), None),
+            losses=losses,
+            indices=first.indices,
         )
 
     def prepare(self, x: Tensor) -> None:
-        """Lets the quantizer see latents before the first training step (k-means). Collective."""
-        with torch.no_grad(), self._evaluating():
-            latent = self._latent(x)
-        self.quantizer.prepare(latent)
+        """Lets the quantizers see latents before the first training step (k-means). Collective."""
+        for parts in self.streams.values():
+            with torch.no_grad(), self._evaluating():
+                rows = parts.rows(x)
+            parts.quantizer.prepare(rows)
 
     def update(self) -> None:
-        """Applies the quantizer's statistics; to be called once after each optimizer step. Collective."""
-        self.quantizer.update()
+        """Applies the quantizers' statistics; to be called once after each optimizer step. Collective."""
+        for parts in self.streams.values():
+            parts.quantizer.update()
 
     # ---------------------------------------------------------------- inside
 
-    @property
-    def _weight_type(self) -> torch.dtype:
-        return next((p.dtype for p in self.encoder.parameters() if p.is_floating_point()), torch.float32)
+    def _taken(self, quantized: dict[str, Tensor], vectors: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """What the decoder takes: the projected vectors of all streams, merged, and where it is modulated those before."""
+        assert self.decoder is not None
+        merged = merge_streams(self.streams, vectors)
+        if len(vectors) > 1 and not torch.is_autocast_enabled(merged.device.type):
+            # merging promotes to the widest type
+            merged = merged.to(next(self.decoder.parameters(), merged).dtype)
+        if not self.decoder.modulated:
+            return (merged,)
+        return merged, merge_streams(self.streams, quantized).to(merged.dtype)
 
-    def _latent(self, x: Tensor) -> Tensor:
-        latent: Tensor = self.project_in(self.encoder(x.to(self._weight_type)))
-        return latent
+    def _stream(self, name: str) -> StreamParts:
+        if name not in self.streams:
+            raise TokenizerError(f"{self.name} has no stream {name!r}, it has {', '.join(self.streams)}")
+        return self.streams[name]
 
-    def _to_decoder(self, quantized: Tensor) -> Tensor:
-        target = self.decoder if self.decoder is not None else self.feature_head
-        parameters = (p.dtype for m in (self.project_out, target) if m is not None for p in m.parameters())
-        vectors: Tensor = self.project_out(quantized.to(next(parameters, quantized.dtype)))
-        return vectors
-
-    def _vectors(self, tokens: StreamTokens) -> Tensor:
-        if self.normaliser is not None:
-            if tokens.latents is None:
-                raise TokenizerError(f"{self.name} is continuous: decode takes latents, not indices")
-            raw = self.normaliser.inverse(checked_latents(tokens.latents.to(self.device), self.quantizer.dim))
-            with _explained("tokens cannot be decoded"):
-                return self._to_decoder(views.fill(raw, tokens.grid))
-        if tokens.indices is None:
-            raise TokenizerError(f"{self.name} is discrete: decode takes indices, not latents")
-        with _explained("tokens cannot be decoded"):
-            self._check_groups(tokens.indices)
-            raw = views.on_grid(self.quantizer, tokens.indices.to(self.device), tokens.grid)
-        return self._to_decoder(raw)
-
-    def _check_groups(self, indices: Tensor) -> None:
-        if indices.ndim != 3 or indices.shape[-1] != self.quantizer.num_groups:
-            raise ValueError(
-                f"indices must be (B, N, {self.quantizer.num_groups}), they are {tuple(indices.shape)}"
-            )
-
-    @staticmethod
-    def _gradients_of(values: Tensor) -> torch.autograd.grad_mode.set_grad_enabled:
-        return torch.set_grad_enabled(torch.is_grad_enabled() and values.requires_grad)
-
-    def _check_pixels(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor):
-            raise ImageError(
-                f"encode takes a tensor (B, 3, H, W), not {type(x).__name__}: use preprocess first"
-            )
-        if not torch.compiler.is_compiling():
-            check_pixels(x, self.encoder.factor, f"the input of {self.name}")
+    def _loss_name(self, stream: str, loss: str) -> str:
+        return f"{stream}/{loss}" if len(self.branches) else loss
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -375,6 +373,11 @@ class Tokenizer(Recorded, nn.Module):
         finally:
             for part, mode in modes:
                 part.training = mode
+
+
+def _features(head: FeatureHead, output: StreamOutput) -> Tensor:
+    features: Tensor = head(output.vectors, *(() if output.lengths is None else (output.lengths,)))
+    return features
 
 
 @contextmanager

@@ -1,6 +1,8 @@
-"""Vectors of tokens (B, N, S), by position or on the grid, for quantizers of one scale and of several."""
+"""Vectors of tokens (B, N, S), by position or as they lie, for quantizers of one scale and of several."""
 
 from __future__ import annotations
+
+from math import prod
 
 from torch import Tensor
 
@@ -14,29 +16,27 @@ def by_position(quantizer: Quantizer, indices: Tensor) -> Tensor:
 
 
 def on_grid(quantizer: Quantizer, indices: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """What the decoder reads: (B, N, S) -> (B, h, w, D), scales summed where there are several.
+    """What the decoder reads: (B, N, S) -> (B, *grid, D), scales summed where there are several.
 
     Raises:
         ValueError: another number of tokens than the grid has.
     """
-    height, width = grid
     if isinstance(quantizer, MultiScale):
-        return quantizer.decode(_as_given(quantizer, indices), (height, width))
+        return quantizer.decode(_as_given(quantizer, indices), (grid[0], grid[1]))
     return fill(by_position(quantizer, indices), grid)
 
 
 def fill(vectors: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Vectors in raster order, as they lie: (B, N, D) -> (B, h, w, D).
+    """Vectors in order, as they lie: (B, N, D) -> (B, h, w, D), or (B, N, D) of a grid (N,).
 
     Raises:
         ValueError: another number of vectors than the grid has.
     """
-    height, width = grid
-    if vectors.shape[1] != height * width:
+    if vectors.shape[1] != prod(grid):
         raise ValueError(
-            f"{vectors.shape[1]} tokens do not fill a grid of {height} x {width}: give the grid that encode gave"
+            f"{vectors.shape[1]} tokens do not fill a grid of {' x '.join(map(str, grid))}: give the grid that encode gave"
         )
-    return vectors.reshape(vectors.shape[0], height, width, -1)
+    return vectors.unflatten(1, grid)
 
 
 def up_to_scale(quantizer: Quantizer, indices: Tensor, grid: tuple[int, ...] | None) -> Tensor:

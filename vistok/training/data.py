@@ -115,7 +115,7 @@ class ImageData(pl.LightningDataModule):
             if self.val is None:
                 raise RecipeError(f"vistok {command} needs images, and data.val is null: set data.val")
         else:
-            self._check_size(tokenizer.encoder.factor)
+            self._check_size(tokenizer.multiple_of)
             if len(self._training_images()) == 0:
                 raise DataError(f"there are no images in {self.train!r}: change data.train")
         if self.val is not None and len(self._held_out_images(tokenizer)) == 0:
@@ -136,7 +136,7 @@ class ImageData(pl.LightningDataModule):
         """Batches from the one that the module's step counter asks for next."""
         assert self.trainer is not None
         module: TokenizerModule = self.trainer.lightning_module  # type: ignore[assignment]
-        self._check_size(module.tokenizer.encoder.factor)
+        self._check_size(module.tokenizer.multiple_of)
         return self.training_batches(module.step * module.accumulate)
 
     def training_batches(self, first: int) -> DataLoader[list[Item]]:
@@ -177,7 +177,7 @@ class ImageData(pl.LightningDataModule):
         if self.size % factor:
             nearest = max(1, round(self.size / factor)) * factor
             raise RecipeError(
-                f"data.size={self.size} is not a multiple of the tokenizer's factor {factor}: make it {nearest}, say"
+                f"data.size={self.size} is not a multiple of {factor}, which the tokenizer demands: make it {nearest}, say"
             )
 
     def _training_images(self) -> ImageDataset:
@@ -188,8 +188,8 @@ class ImageData(pl.LightningDataModule):
     def _held_out_images(self, tokenizer: Tokenizer) -> ImageDataset:
         assert self.val is not None
         if self._held_out is None:
-            factor = tokenizer.encoder.factor
-            self._held_out = open_images(self.val, policy=tokenizer.image_policy, multiple_of=factor)
+            multiple = tokenizer.multiple_of
+            self._held_out = open_images(self.val, policy=tokenizer.image_policy, multiple_of=multiple)
         return self._held_out
 
     def _loader(self, batches: IterableDataset[list[Item]]) -> DataLoader[list[Item]]:

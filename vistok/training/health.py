@@ -129,7 +129,6 @@ def revive(tokenizer: Any, dead: Tensor, image: Tensor) -> bool:
     """
     was_training = tokenizer.training
     tokenizer.eval()
-    weight = next(tokenizer.encoder.parameters(), image)
-    latent = tokenizer.project_in(tokenizer.encoder(image.to(weight.dtype)))
+    latent = tokenizer.rows(image)
     tokenizer.train(was_training)
     return bool(tokenizer.quantizer.revive(dead.to(latent.device), latent))

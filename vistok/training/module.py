@@ -63,7 +63,12 @@ class TokenizerModule(pl.LightningModule):
         self.automatic_optimization = False
         if accumulate < 1:
             raise RecipeError(f"accumulate is {accumulate}, it must be at least 1")
-        losses.check(tokenizer.quantizer.loss_names)
+        losses.check(tokenizer.loss_names)
+        if adversarial is not None and tokenizer.decoder is not None and tokenizer.decoder.loss_names:
+            raise RecipeError(
+                f"{type(tokenizer.decoder).__name__} does not decode in training, so no discriminator can judge it: "
+                "drop adversarial"
+            )
         self.tokenizer = tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.losses = losses
         self.adversarial = adversarial if adversarial is not None and adversarial.weight > 0 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,6 +19,7 @@ _OURS_INSTEAD = {
     "accumulate_grad_batches": "model.accumulate",
 }
 BY_CLASS = "by_class"
+TINY = "tiny"
 
 
 class _Loader(yaml.SafeLoader):
@@ -33,7 +35,9 @@ def read_recipe(names: Sequence[str]) -> dict[str, Any]:
     """Reads recipes and merges them, later ones over earlier ones.
 
     A recipe may hold ``by_class``: class name -> arguments, which are set on every part of that class in the merged
-    recipe, and ignored where there is none. So one overlay such as ``tiny.yaml`` shrinks any recipe.
+    recipe, and ignored where there is none. So one overlay such as ``tiny.yaml`` shrinks any recipe. What such arguments
+    cannot shrink (a large pretrained network, and the channels that follow from it) a recipe replaces itself: its section
+    ``tiny`` is merged where the overlay of that name comes later, and ignored elsewhere.
 
     Args:
         names: Paths of YAML files, or bare names of vistok's own recipes.
@@ -43,7 +47,10 @@ def read_recipe(names: Sequence[str]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for name in names:
+        if Path(name).stem == TINY:
+            merged = merge(merged, merged.get(TINY) or {})
         merged = merge(merged, _read(name))
+    merged.pop(TINY, None)
     overrides = merged.pop(BY_CLASS, {})
     merged = set_by_class(merged, overrides)
     check_trainer(merged.get("trainer") or {})
