@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.tokenizer import kinds
 from vistok import Tokenizer
 from vistok.backbones import ConvDecoder, ConvEncoder
 from vistok.data import Photos, Tiles
@@ -28,21 +29,23 @@ def photographs():
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(photographs):
-    """Makes a tokenizer of factor 8; its codes are k-means of latents, its weights are random."""
+    """Makes a tokenizer of 32 x 32 pixels; its codes are k-means of latents, its weights are random."""
     made = {}
 
     def make(kind):
         if kind not in made:
-            torch.manual_seed(0)
-            quantizer = QUANTIZERS[kind]()
-            sizes = {"channels": 8, "multipliers": [1, 2], "num_res_blocks": 1, "patch": 4}
-            made[kind] = Tokenizer(
-                ConvEncoder(dim=quantizer.dim_in, **sizes),
-                quantizer,
-                ConvDecoder(dim=quantizer.dim, **sizes),
-                name=kind,
-            ).eval()
-            made[kind].prepare(torch.stack([photographs[i]["image"] for i in range(len(photographs))]))
+            made[kind] = kinds.make(kind) if kind in kinds.KINDS else _convolutional(kind)
+            made[kind].prepare(
+                torch.stack([photographs[i]["image"][:, :32, :32] for i in range(len(photographs))])
+            )
         return made[kind]
 
     return make
+
+
+def _convolutional(kind):
+    torch.manual_seed(0)
+    quantizer = QUANTIZERS[kind]()
+    sizes = {"channels": 8, "multipliers": [1, 2], "num_res_blocks": 1, "patch": 4}
+    encoder, decoder = ConvEncoder(dim=quantizer.dim_in, **sizes), ConvDecoder(dim=quantizer.dim, **sizes)
+    return Tokenizer(encoder, quantizer, decoder, name=kind).eval()

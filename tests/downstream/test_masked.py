@@ -45,6 +45,6 @@ def test_the_bound_of_a_model_that_knows_frequencies_only_is_their_cost(model):
 
 
 def test_samples_fill_every_position(model):
-    drawn = model.sample(5, seed=1).tokens
+    drawn = model.sample(5, seed=1).streams[0]
     assert drawn.shape == (5, 16, 1) and int(drawn.max()) < CODES
-    assert torch.equal(drawn, model.sample(5, seed=1).tokens)
+    assert torch.equal(drawn, model.sample(5, seed=1).streams[0])

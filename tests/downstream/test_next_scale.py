@@ -7,13 +7,13 @@ from vistok.downstream.tokens import Tokens
 def model_and_tokens(tiny_tokenizer, photographs):
     tokenizer = tiny_tokenizer("multi-scale")
     encoded = tokenizer.encode(torch.stack([photographs[i]["image"][:, :32, :32] for i in range(4)]))
-    tokens = Tokens(encoded.indices, encoded.grid, (32, 32))
+    tokens = Tokens(encoded)
     return NextScale.of(tokenizer, tokens).eval(), tokens
 
 
 def test_a_scale_sees_coarser_scales_only(tiny_tokenizer, photographs):
     model, tokens = model_and_tokens(tiny_tokenizer, photographs)
-    assert model.counts == [1, 4, 16]
+    assert model.scales == [1, 4, 16]
     changed = tokens.values.clone()
     changed[:, 5:] = (changed[:, 5:] + 1) % 64
     finest = model.sums(tokens.values), model.sums(changed)

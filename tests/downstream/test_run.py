@@ -17,6 +17,10 @@ PAIRS = [
     ("multi-scale", "next-scale", 60),
     ("multi-scale", "ar", 40),
     ("lfq18", "ar", 40),
+    ("sequence_reversed", "ar", 40),
+    ("sequence", "masked", 40),
+    ("dual", "ar", 40),
+    ("sequence_continuous", "diffusion", 100),
     ("continuous", "diffusion", 100),
     ("continuous", "mixed", 100),
 ]
@@ -41,14 +45,15 @@ def test_the_loss_falls_below_the_baseline_and_samples_decode(kind, backbone, st
     tokenizer = tiny_tokenizer(kind)
     result = downstream.run(tokenizer, encoded(kind), backbone, seconds=None, steps=steps, num_samples=3)
     assert result.loss < result.baseline, result.to_json()
-    values = result.held_out.values
-    assert result.sample_tokens.shape == (3, *values.shape[1:]) and result.sample_tokens.dtype == values.dtype
+    for held_out, drawn in zip(result.held_out.streams, result.sample_tokens.values(), strict=True):
+        assert drawn.values.shape == (3, *held_out.values.shape[1:])
+        assert drawn.values.dtype == held_out.values.dtype
     assert result.samples.shape == result.real.shape == (3, 3, 32, 32)
     assert result.samples.isfinite().all()
-    if values.is_floating_point():
+    if tokenizer.spec.kind == "continuous":
         assert result.bits_per_image is None and "independent" in result.baselines
     else:
-        assert result.num_tokens == values[0].numel()
+        assert result.num_tokens == sum(stream.indices[0].numel() for stream in result.held_out.streams)
         assert result.bits_per_token * result.num_tokens == pytest.approx(result.loss)
     assert json.loads(result.to_json())["backbone"] == backbone
 
@@ -60,7 +65,7 @@ def test_the_same_seed_gives_the_same_result(tiny_tokenizer, encoded):
         )
         for _ in range(2)
     )
-    assert a.loss == b.loss and torch.equal(a.sample_tokens, b.sample_tokens)
+    assert a.loss == b.loss and torch.equal(a.sample_tokens.tokens, b.sample_tokens.tokens)
 
 
 def test_the_mixed_backbone_learns_its_words(tiny_tokenizer, encoded):
@@ -78,6 +83,9 @@ def test_the_mixed_backbone_learns_its_words(tiny_tokenizer, encoded):
         ("vq", "diffusion", "choose ar or masked"),
         ("multi-scale", "mixed", "choose ar or masked or next-scale"),
         ("continuous", "ar", "choose diffusion or mixed"),
+        ("dual", "masked", r"2 streams \(semantic, pixel\): choose ar"),
+        ("mixed", "ar", "none here does"),
+        ("ragged", "ar", "varying number"),
     ],
 )
 def test_a_tokenizer_that_does_not_fit_is_refused_with_the_backbones_that_do(
@@ -107,7 +115,7 @@ def test_shards_of_whole_images_are_split_by_images(photographs, tiny_tokenizer,
         sum("china" in key for key in keys),
         sum("coffee" in key for key in keys),
     ]
-    assert [len(tokens[split].values) for split in ("train", "held_out")] == counts
+    assert [len(tokens[split]) for split in ("train", "held_out")] == counts
 
 
 def test_a_size_that_the_tokenizer_cannot_take_is_refused(photographs, tiny_tokenizer, tmp_path):

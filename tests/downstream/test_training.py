@@ -23,9 +23,8 @@ def small_model(train: torch.Tensor, dropout: float = 0.0) -> Autoregressive:
     torch.manual_seed(0)
     table = PartTable(torch.randn(CODES, 6), frequencies(train, CODES), 32)
     vocabulary = Vocabulary(CODES, 1, (CODES,), True)
-    return Autoregressive(
-        vocabulary, Parts([table], 32, 2), (4, 4), width=32, depth=2, num_heads=2, dropout=dropout
-    )
+    parts = Parts([table], 32, 2)
+    return Autoregressive([vocabulary], [parts], [(4, 4)], width=32, depth=2, num_heads=2, dropout=dropout)
 
 
 def bits_per_token(model: Autoregressive, tokens: torch.Tensor) -> float:
@@ -54,20 +53,20 @@ def test_training_ends_at_its_time_limit():
 def test_a_prediction_sees_no_token_that_comes_later():
     train = stripes(8, 0)
     model = small_model(train).eval()
-    tokens, tables = train[:1, :-1].clone(), model.parts.embeddings()
+    tokens, tables = train[:1, :-1].clone(), model.tables()
     changed = tokens.clone()
     changed[0, 7] = (changed[0, 7] + 1) % CODES
-    before, after = model.hidden(tokens, tables), model.hidden(changed, tables)
+    before, after = model.hidden([tokens], tables), model.hidden([changed], tables)
     assert torch.allclose(before[:, :8], after[:, :8], atol=1e-6)
     assert not torch.allclose(before[:, 8:], after[:, 8:], atol=1e-4)
 
 
 def test_samples_are_token_grids_that_depend_on_the_seed_only():
     model = small_model(stripes(8, 0), dropout=0.5)
-    first, again = model.sample(3, seed=5).tokens, model.sample(3, seed=5).tokens
+    first, again = model.sample(3, seed=5).streams[0], model.sample(3, seed=5).streams[0]
     assert first.shape == (3, 16, 1) and first.dtype == torch.int64
     assert torch.equal(first, again)
-    assert not torch.equal(first, model.sample(3, seed=6).tokens)
+    assert not torch.equal(first, model.sample(3, seed=6).streams[0])
     assert int(first.min()) >= 0 and int(first.max()) < CODES
 
 
@@ -75,16 +74,16 @@ def test_samples_follow_the_distribution_that_was_learned():
     train = stripes(256, 0)
     model = small_model(train)
     fit(model, (train,), (train,), Budget(steps=200))
-    rows = model.sample(16).tokens.view(16, 4, 4)
+    rows = model.sample(16).streams[0].view(16, 4, 4)
     assert float((rows == rows[:, :1]).float().mean()) > 0.8
 
 
 def test_the_cost_of_an_image_is_the_sum_of_its_conditional_probabilities():
     train = stripes(8, 0)
     model = small_model(train).eval()
-    tables = model.parts.embeddings()
+    tables = model.tables()
     with torch.no_grad():
-        logits = model.hidden(train[:1, :-1], tables) @ tables[0].T + model.parts.tables[0].bias
+        logits = model.hidden([train[:1, :-1]], tables) @ tables[0][0].T + model.parts[0].tables[0].bias
         wanted = -logits.log_softmax(-1).gather(-1, train[:1]).sum() / math.log(2)
         found = model.costs((train[:1],), torch.Generator())
     assert float(found[0]) == pytest.approx(float(wanted), rel=1e-5)

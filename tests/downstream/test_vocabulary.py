@@ -43,7 +43,7 @@ def test_a_large_prime_codebook_is_refused():
 def test_the_vectors_of_digits_add_up_to_those_of_codes(tiny_tokenizer):
     tokenizer = tiny_tokenizer("lfq18")
     vocabulary = Vocabulary.of(tokenizer.spec.main)
-    high, low = (v - v.mean(dim=0) for v in vocabulary.vectors(tokenizer))
+    high, low = (v - v.mean(dim=0) for v in vocabulary.vectors(tokenizer, "pixel"))
     indices = torch.randint(1 << 18, (1, 50, 1))
     parts = vocabulary.split(indices)[0]
     assert torch.allclose(high[parts[:, 0]] + low[parts[:, 1]], tokenizer.embed(indices)[0], atol=1e-5)

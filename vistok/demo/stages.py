@@ -18,7 +18,7 @@ from vistok.demo.photographs import TILE, Sources, photo_name, tiles
 from vistok.downstream import Budget, Point
 from vistok.downstream.ar import Autoregressive
 from vistok.downstream.baseline import entropy_bits, unigram_bits
-from vistok.downstream.tokens import Tokens, read_tokens
+from vistok.downstream.tokens import Tokens, decoded, read_tokens
 from vistok.downstream.training import fit
 from vistok.errors import VistokError
 from vistok.evaluation import CodebookUsage, evaluate, round_to_uint8
@@ -217,12 +217,12 @@ def learn(job: Job) -> dict[str, Any]:
     return {
         "loss_bits_per_token": last.held_out,
         "unigram_bits_per_token": unigram,
-        "evaluated_on": f"{len(held_out.values)} tiles of the held-out photographs, {held_out.values.numel()} tokens; the "
+        "evaluated_on": f"{len(held_out)} tiles of the held-out photographs, {held_out.values.numel()} tokens; the "
         "unigram distribution is that of the training tokens, add-one smoothed",
         "unigram_entropy_bits_per_token": entropy_bits(held_out.values, size),
         "train_loss_bits_per_token": last.train,
         "train_unigram_bits_per_token": unigram_bits(train.values, train.values, size),
-        "train_tiles": len(train.values),
+        "train_tiles": len(train),
         "steps": last.step,
         "parameters": sum(p.numel() for p in model.parameters()),
         "samples": [str(path.relative_to(job.out)) for path in paths],
@@ -238,7 +238,7 @@ def _write_points(path: Path, points: list[Point]) -> None:
 
 def _draw(model: Autoregressive, tokenizer: Tokenizer, like: Tokens, folder: Path) -> list[Path]:
     # from the whole distribution: what the model believes, not its favourites
-    pixels = like.decoded(tokenizer, model.sample(NUM_SAMPLES).tokens)
+    pixels = decoded(tokenizer, like, like.of_streams(model.sample(NUM_SAMPLES).streams))
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{number:02d}.png" for number in range(NUM_SAMPLES)]
     pictures: list[Image.Image] = [to_pil(picture) for picture in pixels]

@@ -16,7 +16,7 @@ from vistok.downstream.flow import (
     integrate,
     mean_flow_errors,
 )
-from vistok.downstream.tokens import Tokens
+from vistok.downstream.tokens import Tokens, positions
 from vistok.downstream.transformer import Positions, Transformer
 from vistok.spec import TokenizerSpec
 from vistok.tokenizer import Tokenizer
@@ -34,7 +34,7 @@ class Diffusion(Backbone):
     Args:
         scale: Of the training latents.
         dim: D.
-        positions: The token grid (h, w), or (N,).
+        grid: How the positions lie: (h, w), or (N,).
         width: Channels, a multiple of ``num_heads``.
         depth: Blocks.
         num_heads: Attention heads.
@@ -45,14 +45,14 @@ class Diffusion(Backbone):
     """
 
     name = "diffusion"
-    fits = "continuous tokenizers"
+    fits = "continuous tokenizers of one stream"
     unit = "flow loss"
 
     def __init__(
         self,
         scale: LatentScale,
         dim: int,
-        positions: tuple[int, ...],
+        grid: tuple[int, ...],
         width: int = WIDTH,
         depth: int = DEPTH,
         num_heads: int = NUM_HEADS,
@@ -61,7 +61,7 @@ class Diffusion(Backbone):
         super().__init__()
         self.scale = scale
         self.read = nn.Linear(dim, width)
-        self.positions = Positions(positions, width)
+        self.positions = Positions(grid, width)
         self.time = TimeEmbedding(width)
         self.trunk = Transformer(width, depth, num_heads, dropout, conditioned=True)
         self.velocity = nn.Linear(width, dim)
@@ -69,13 +69,13 @@ class Diffusion(Backbone):
 
     @classmethod
     def takes(cls, spec: TokenizerSpec) -> bool:
-        """Latents without a codebook."""
-        return spec.main.codebook_size is None
+        """One stream of latents."""
+        return len(spec.streams) == 1 and spec.main.codebook_size is None
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, train: Tokens) -> Diffusion:
         """A model of a continuous tokenizer's latents."""
-        return cls(LatentScale(train.values), train.values.shape[-1], train.positions)
+        return cls(LatentScale(train.values), train.values.shape[-1], positions(train.streams[0]))
 
     def inputs(self, tokens: Tokens) -> tuple[Tensor, ...]:
         """Scaled latents."""
@@ -109,4 +109,4 @@ class Diffusion(Backbone):
         noise = torch.randn(shape, generator=generator).to(self.device)
         latents = self.scale.inverse(integrate(self, noise, on_share))
         self.train(was_training)
-        return Drawn(latents.cpu())
+        return Drawn((latents.cpu(),))

@@ -23,7 +23,7 @@ class DiscreteBackbone(Backbone):
         num_positions: N of each stream.
     """
 
-    fits = "discrete tokenizers"
+    fits = "discrete tokenizers of one stream"
 
     def __init__(self, vocabularies: Sequence[Vocabulary], num_positions: Sequence[int]) -> None:
         super().__init__()

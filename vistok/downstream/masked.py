@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn, nothing
-from vistok.downstream.discrete import DiscreteBackbone
+from vistok.downstream.discrete import DiscreteBackbone, starting_parts
 from vistok.downstream.parts import Parts
-from vistok.downstream.tokens import Tokens
+from vistok.downstream.tokens import Tokens, positions
 from vistok.downstream.transformer import INIT_STD, Positions, Transformer
 from vistok.downstream.vocabulary import Vocabulary
 from vistok.tokenizer import Tokenizer
@@ -34,8 +34,8 @@ class Masked(DiscreteBackbone):
 
     Args:
         vocabulary: Of the tokenizer's indices.
-        parts: Reads and scores them.
-        positions: The token grid (h, w), or (N,).
+        parts: Read and score them.
+        grid: How the positions lie: (h, w), or (N,).
         width: Channels, a multiple of ``num_heads``.
         depth: Blocks.
         num_heads: Attention heads.
@@ -52,24 +52,24 @@ class Masked(DiscreteBackbone):
         self,
         vocabulary: Vocabulary,
         parts: Parts,
-        positions: tuple[int, ...],
+        grid: tuple[int, ...],
         width: int = WIDTH,
         depth: int = DEPTH,
         num_heads: int = NUM_HEADS,
         dropout: float = DROPOUT,
     ) -> None:
-        super().__init__(vocabulary, parts, math.prod(positions))
+        super().__init__((vocabulary,), (math.prod(grid),))
+        self.parts = parts
         self.mask = nn.Parameter(torch.randn(width) * INIT_STD)
-        self.positions = Positions(positions, width)
+        self.positions = Positions(grid, width)
         self.trunk = Transformer(width, depth, num_heads, dropout)
         self.dropout = nn.Dropout(dropout)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, train: Tokens) -> Masked:
         """A model of a discrete tokenizer's tokens."""
-        vocabulary = Vocabulary.of(tokenizer.spec.main)
-        parts = Parts.of(tokenizer, vocabulary, vocabulary.split(train.values), WIDTH, NUM_HEADS)
-        return cls(vocabulary, parts, train.positions)
+        (vocabulary,), (parts,) = starting_parts(tokenizer, train)
+        return cls(vocabulary, parts, positions(train.streams[0]))
 
     def hidden(self, parts: Tensor, masked: Tensor, tables: list[Tensor]) -> Tensor:
         """What scores each position: (B, N, P), masked (B, N) boolean -> (B, N, width)."""
@@ -87,7 +87,7 @@ class Masked(DiscreteBackbone):
     def loss(self, batch: Batch) -> Tensor:
         """Mean nats of a masked position."""
         share = torch.cos(0.5 * math.pi * torch.rand(len(batch[0]), device=self.device))
-        masked = self._masks((share * self.num_positions).ceil().clamp_min(1))
+        masked = self._masks((share * self.counts[0]).ceil().clamp_min(1))
         return self.nats(batch[0], masked).sum() / masked.sum()
 
     def costs(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -95,9 +95,9 @@ class Masked(DiscreteBackbone):
         total = torch.zeros(len(batch[0]), device=self.device)
         for draw in range(DRAWS):
             share = (draw + torch.rand(len(batch[0]), generator=generator).to(self.device)) / DRAWS
-            count = (share * self.num_positions).ceil().clamp(1, self.num_positions)
+            count = (share * self.counts[0]).ceil().clamp(1, self.counts[0])
             nats = self.nats(batch[0], self._masks(count, generator)).sum(dim=1)
-            total += nats * self.num_positions / count
+            total += nats * self.counts[0] / count
         return total / DRAWS / math.log(2)
 
     @torch.no_grad()
@@ -106,9 +106,9 @@ class Masked(DiscreteBackbone):
         generator = torch.Generator().manual_seed(seed)
         was_training = self.training
         self.eval()
-        tables, steps = self.parts.embeddings(), min(STEPS, self.num_positions)
-        parts = torch.zeros(count, self.num_positions, len(tables), dtype=torch.int64, device=self.device)
-        masked = torch.ones(count, self.num_positions, dtype=torch.bool, device=self.device)
+        tables, steps = self.parts.embeddings(), min(STEPS, self.counts[0])
+        parts = torch.zeros(count, self.counts[0], len(tables), dtype=torch.int64, device=self.device)
+        masked = torch.ones(count, self.counts[0], dtype=torch.bool, device=self.device)
         for step in range(1, steps + 1):
             hidden = self.hidden(parts, masked, tables)
             drawn, log_probability = self.parts.sample(hidden[masked], tables, generator)
@@ -118,15 +118,15 @@ class Masked(DiscreteBackbone):
             sureness = torch.full(masked.shape, torch.inf, device=self.device)
             sureness[masked] = log_probability
             sureness = sureness + CHOICE_TEMPERATURE * (1 - step / steps) * gumbel
-            left = math.floor(math.cos(0.5 * math.pi * step / steps) * self.num_positions)
+            left = math.floor(math.cos(0.5 * math.pi * step / steps) * self.counts[0])
             masked = sureness.argsort(dim=1).argsort(dim=1) < left if step < steps else masked & False
             on_share(step / steps)
         self.train(was_training)
-        return Drawn(self._as_tokens(parts))
+        return Drawn((self.vocabularies[0].join(parts).cpu(),))
 
     def _masks(self, count: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """So many masked positions of each image, anywhere: (B,) -> (B, N)."""
-        shape = (len(count), self.num_positions)
+        shape = (len(count), self.counts[0])
         order = torch.rand(shape, generator=generator).to(self.device) if generator else None
         order = torch.rand(shape, device=self.device) if order is None else order
         return order.argsort(dim=1).argsort(dim=1) < count[:, None]

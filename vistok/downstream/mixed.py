@@ -21,7 +21,7 @@ from vistok.downstream.flow import (
     mean_flow_errors,
 )
 from vistok.downstream.parts import PartTable
-from vistok.downstream.tokens import Tokens
+from vistok.downstream.tokens import Tokens, positions
 from vistok.downstream.transformer import INIT_STD, Positions, Transformer
 from vistok.spec import TokenizerSpec
 from vistok.tokenizer import Tokenizer
@@ -44,7 +44,7 @@ class Mixed(Backbone):
         shares: (number of words,) smoothed shares in the training captions.
         scale: Of the training latents.
         dim: D.
-        positions: The token grid (h, w), or (N,).
+        grid: How the positions lie: (h, w), or (N,).
         width: Channels, a multiple of four heads.
         depth: Blocks.
         dropout: Of the embeddings and of each branch, in [0, 1).
@@ -54,7 +54,7 @@ class Mixed(Backbone):
     """
 
     name = "mixed"
-    fits = "continuous tokenizers"
+    fits = "continuous tokenizers of one stream"
     unit = "flow loss"
     needs_captions = True
 
@@ -64,7 +64,7 @@ class Mixed(Backbone):
         shares: Tensor,
         scale: LatentScale,
         dim: int,
-        positions: tuple[int, ...],
+        grid: tuple[int, ...],
         width: int = WIDTH,
         depth: int = DEPTH,
         dropout: float = DROPOUT,
@@ -75,7 +75,7 @@ class Mixed(Backbone):
         self.start = nn.Parameter(torch.randn(width) * INIT_STD)
         self.word_positions = Positions((words.length + 1,), width)
         self.read = nn.Linear(dim, width)
-        self.positions = Positions(positions, width)
+        self.positions = Positions(grid, width)
         self.time = TimeEmbedding(width)
         self.trunk = Transformer(width, depth, NUM_HEADS, dropout)
         self.dropout = nn.Dropout(dropout)
@@ -84,8 +84,8 @@ class Mixed(Backbone):
 
     @classmethod
     def takes(cls, spec: TokenizerSpec) -> bool:
-        """Latents without a codebook."""
-        return spec.main.codebook_size is None
+        """One stream of latents."""
+        return len(spec.streams) == 1 and spec.main.codebook_size is None
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, train: Tokens) -> Mixed:
@@ -93,7 +93,9 @@ class Mixed(Backbone):
         words = Words(train.captions)
         numbers = words.encode(train.captions)
         shares = frequencies(numbers[numbers != PAD], len(words))
-        return cls(words, shares, LatentScale(train.values), train.values.shape[-1], train.positions)
+        return cls(
+            words, shares, LatentScale(train.values), train.values.shape[-1], positions(train.streams[0])
+        )
 
     def inputs(self, tokens: Tokens) -> tuple[Tensor, ...]:
         """Numbers of words, scaled latents."""
@@ -175,4 +177,4 @@ class Mixed(Backbone):
         latents = integrate(lambda noisy, time: self(words, noisy, time)[1], noise, on_share)
         self.train(was_training)
         captions = tuple(self.words.decode(row) for row in words.cpu())
-        return Drawn(self.scale.inverse(latents).cpu(), captions)
+        return Drawn((self.scale.inverse(latents).cpu(),), captions)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn, nothing
-from vistok.downstream.discrete import DiscreteBackbone
+from vistok.downstream.discrete import DiscreteBackbone, starting_parts
 from vistok.downstream.parts import Parts
 from vistok.downstream.tokens import Tokens
 from vistok.downstream.transformer import INIT_STD, Positions, Transformer
@@ -33,7 +33,7 @@ class NextScale(DiscreteBackbone):
 
     Args:
         vocabulary: Of the tokenizer's indices.
-        parts: Scores them.
+        parts: Score them.
         quantizer: Of the tokenizer; its weights stay as they are and are not part of the model.
         grids: (h, w) of each scale, coarsest first.
         scale: Of the sums that are read: their deviation in the training set.
@@ -46,7 +46,7 @@ class NextScale(DiscreteBackbone):
     """
 
     name = "next-scale"
-    fits = "multi-scale tokenizers"
+    fits = "multi-scale tokenizers of one stream"
 
     def __init__(
         self,
@@ -59,10 +59,11 @@ class NextScale(DiscreteBackbone):
         depth: int = DEPTH,
         dropout: float = DROPOUT,
     ) -> None:
-        counts = [height * w for height, w in grids]
-        super().__init__(vocabulary, parts, sum(counts))
+        scales = [height * w for height, w in grids]
+        super().__init__((vocabulary,), (sum(scales),))
+        self.parts = parts
         # kept apart from the modules: it is not trained and not counted
-        self._quantizer, self.grids, self.counts, self.scale = (quantizer,), grids, counts, scale
+        self._quantizer, self.grids, self.scales, self.scale = (quantizer,), grids, scales, scale
         self.read = nn.Linear(quantizer.dim, width)
         self.start = nn.Parameter(torch.randn(width) * INIT_STD)
         self.levels = nn.Parameter(torch.randn(len(grids), width) * INIT_STD)
@@ -73,16 +74,16 @@ class NextScale(DiscreteBackbone):
     @classmethod
     def takes(cls, spec: TokenizerSpec) -> bool:
         """Grids of several scales."""
-        return spec.main.topology == "multiscale"
+        return len(spec.streams) == 1 and spec.main.topology == "multiscale"
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, train: Tokens) -> NextScale:
         """A model of a multi-scale tokenizer's tokens."""
         quantizer = tokenizer.quantizer
         assert isinstance(quantizer, MultiScale)
-        vocabulary = Vocabulary.of(tokenizer.spec.main)
-        parts = Parts.of(tokenizer, vocabulary, vocabulary.split(train.values), WIDTH, NUM_HEADS)
-        grids = quantizer.schedule((train.grid[0], train.grid[1]))
+        (vocabulary,), (parts,) = starting_parts(tokenizer, train)
+        grid = train.encoded.grid
+        grids = quantizer.schedule((grid[0], grid[1]))
         model = cls(vocabulary, parts, quantizer, grids)
         model.scale = float(model.sums(train.values[:_ROWS]).std().clamp_min(1e-6))
         return model
@@ -90,7 +91,7 @@ class NextScale(DiscreteBackbone):
     def inputs(self, tokens: Tokens) -> tuple[Tensor, ...]:
         """The parts, and what is read to predict them."""
         rows = [self.sums(piece) for piece in tokens.values.split(_ROWS)]
-        return self.vocabulary.split(tokens.values), torch.cat(rows) / self.scale
+        return *super().inputs(tokens), torch.cat(rows) / self.scale
 
     @torch.no_grad()
     def sums(self, indices: Tensor) -> Tensor:
@@ -102,11 +103,11 @@ class NextScale(DiscreteBackbone):
 
     def hidden(self, sums: Tensor) -> Tensor:
         """What scores each position of the first scales, given their inputs: (B, n, D) -> (B, n_1 + n, width)."""
-        first = self.start.expand(len(sums), self.counts[0], -1)
+        first = self.start.expand(len(sums), self.scales[0], -1)
         x = torch.cat([first, self.read(sums)], dim=1)
         places = [p() + level for p, level in zip(self.positions, self.levels, strict=True)]
-        level = torch.arange(len(self.counts), device=x.device).repeat_interleave(
-            torch.tensor(self.counts, device=x.device)
+        level = torch.arange(len(self.scales), device=x.device).repeat_interleave(
+            torch.tensor(self.scales, device=x.device)
         )[: x.shape[1]]
         mask = level[:, None] >= level[None, :]
         return self.trunk(self.dropout(x + torch.cat(places)[: x.shape[1]]), mask=mask)  # type: ignore[no-any-return]
@@ -133,11 +134,11 @@ class NextScale(DiscreteBackbone):
         tables = self.parts.embeddings()
         drawn = torch.zeros(count, 0, len(tables), dtype=torch.int64, device=self.device)
         sums = torch.zeros(count, 0, self.read.in_features, device=self.device)
-        for number, size in enumerate(self.counts):
+        for number, size in enumerate(self.scales):
             hidden = self.hidden(sums)[:, -size:]
             drawn = torch.cat([drawn, self.parts.sample(hidden, tables, generator)[0]], dim=1)
-            if number + 1 < len(self.counts):
-                sums = self.sums(self.vocabulary.join(drawn)) / self.scale
-            on_share((number + 1) / len(self.counts))
+            if number + 1 < len(self.scales):
+                sums = self.sums(self.vocabularies[0].join(drawn)) / self.scale
+            on_share((number + 1) / len(self.scales))
         self.train(was_training)
-        return Drawn(self._as_tokens(drawn))
+        return Drawn((self.vocabularies[0].join(drawn).cpu(),))

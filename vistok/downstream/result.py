@@ -11,6 +11,7 @@ from torch import Tensor
 from vistok.downstream.base import Unit
 from vistok.downstream.tokens import Tokens
 from vistok.downstream.training import Point
+from vistok.tokenizer import Encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Result:
         num_held_out: Held-out images.
         parameters: Weights of the backbone.
         seconds: Of training.
-        sample_tokens: (count, N, S) indices or (count, N, D) latents that it drew.
+        sample_tokens: What it drew.
         captions: Words that it drew with them.
         samples: Their pictures (count, 3, H, W) in [-1, 1]; None where the tokenizer has no pixel decoder.
         real: Pictures of as many held-out images, decoded from their tokens: the best that samples could be.
@@ -53,7 +54,7 @@ class Result:
     num_held_out: int
     parameters: int
     seconds: float
-    sample_tokens: Tensor = field(repr=False)
+    sample_tokens: Encoded = field(repr=False)
     captions: tuple[str, ...]
     samples: Tensor | None = field(repr=False)
     real: Tensor | None = field(repr=False)
@@ -71,9 +72,8 @@ class Result:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of an image: positions times indices of a position; of latents, positions."""
-        values = self.held_out.values
-        return int(values.shape[1] * (1 if values.is_floating_point() else values.shape[2]))
+        """Indices of an image, of all streams; positions where they are latents."""
+        return self.held_out.num_tokens
 
     @property
     def bits_per_image(self) -> float | None:
@@ -93,7 +93,7 @@ class Result:
     @property
     def bits_per_pixel(self) -> float | None:
         """Bits per image over its pixels."""
-        height, width = self.held_out.size
+        height, width = self.held_out.encoded.size
         return None if self.bits_per_image is None else self.bits_per_image / (height * width)
 
     def to_json_data(self) -> dict[str, Any]:
@@ -112,8 +112,8 @@ class Result:
         bits = ("bits_per_image", "bits_per_token", "unigram_bits_per_token", "bits_per_pixel")
         return {
             **{name: getattr(self, name) for name in (*names, "is_below", *bits, "details", *more)},
-            "image_size": list(self.held_out.size),
-            "grid": list(self.held_out.grid),
+            "image_size": list(self.held_out.encoded.size),
+            "grids": {name: list(s.grid) for name, s in self.held_out.encoded.items()},
             "captions": list(self.captions),
             "points": [vars(point) for point in self.points],
         }
@@ -153,14 +153,14 @@ class Result:
                 ("bits per image", "not defined for continuous latents"),
             ]
         rows += [(detail.replace("_", " "), f"{value:.2f}") for detail, value in self.details.items()]
-        height, width = self.held_out.size
-        grid = " x ".join(map(str, self.held_out.grid))
+        height, width = self.held_out.encoded.size
+        grids = " and ".join(" x ".join(map(str, stream.grid)) for stream in self.held_out.streams)
         rows += [
             (
                 "images",
                 f"{self.num_train} to train on, {self.num_held_out} held out, {width} x {height} pixels",
             ),
-            ("tokens", f"{self.num_tokens} an image, grid {grid}"),
+            ("tokens", f"{self.num_tokens} an image, grid {grids}"),
             ("training", f"{self.points[-1].step} steps in {self.seconds:.0f} s"),
         ]
         return rows

@@ -17,12 +17,12 @@ from vistok.downstream.masked import Masked
 from vistok.downstream.mixed import Mixed
 from vistok.downstream.next_scale import NextScale
 from vistok.downstream.result import Result
-from vistok.downstream.tokens import Tokens
+from vistok.downstream.tokens import Tokens, decoded
 from vistok.downstream.training import Budget, Point, fit
 from vistok.errors import TokenizerError, VistokError
 from vistok.report.console import Bar, Console
 from vistok.spec import TokenizerSpec
-from vistok.tokenizer import Tokenizer
+from vistok.tokenizer import Encoded, Tokenizer
 
 BACKBONES: dict[str, type[Backbone]] = {
     backbone.name: backbone for backbone in (Autoregressive, Masked, NextScale, Diffusion, Mixed)
@@ -72,9 +72,7 @@ def run(
             tokenizer, images, folder, size=size, captions=kind.needs_captions, progress=progress
         )
     train, held_out = tokens["train"], tokens["held_out"]
-    console.result(
-        f"{len(train.values)} images to train on, {len(held_out.values)} of other pictures held out"
-    )
+    console.result(f"{len(train)} images to train on, {len(held_out)} of other pictures held out")
     torch.manual_seed(seed)
     model = kind.of(tokenizer, train).to(device)
     baselines = model.baselines(train, held_out)
@@ -88,7 +86,8 @@ def run(
     console.stage(f"Draw {num_samples} images")
     with console.bar() as bar:
         drawn = model.sample(num_samples, seed, lambda share: bar.show(share, "drawing"))
-    samples, real = _pictures(tokenizer, held_out, drawn.tokens)
+    sample_tokens = held_out.of_streams(drawn.streams)
+    samples, real = _pictures(tokenizer, held_out, sample_tokens)
     return Result(
         tokenizer=tokenizer.spec.name,
         weights_hash=tokenizer.spec.weights_hash,
@@ -100,11 +99,11 @@ def run(
         baselines=baselines,
         details=model.details(looked_at),
         points=points,
-        num_train=len(train.values),
-        num_held_out=len(held_out.values),
+        num_train=len(train),
+        num_held_out=len(held_out),
         parameters=sum(p.numel() for p in model.parameters()),
         seconds=elapsed,
-        sample_tokens=drawn.tokens,
+        sample_tokens=sample_tokens,
         captions=drawn.captions,
         samples=samples,
         real=real,
@@ -121,42 +120,43 @@ def backbone_for(spec: TokenizerSpec, name: str) -> type[Backbone]:
     """
     if name not in BACKBONES:
         raise VistokError(f"there is no backbone {name!r}: choose one of {', '.join(BACKBONES)}")
-    if spec.main.topology == "ragged":
+    if any(stream.topology == "ragged" for stream in spec.streams):
         raise TokenizerError(
             f"{spec.name} gives tokens in varying number, which no backbone here reads: "
             "encode with it to shards and train a language model on those"
         )
-    if len(spec.streams) > 1:
-        names = ", ".join(stream.name for stream in spec.streams)
-        raise TokenizerError(
-            f"{spec.name} has {len(spec.streams)} streams ({names}), the backbones here read one: "
-            "choose a tokenizer of one stream"
-        )
     kind = BACKBONES[name]
     if not kind.takes(spec):
         fitting = [other for other, backbone in BACKBONES.items() if backbone.takes(spec)]
-        raise TokenizerError(
-            f"backbone {name} is for {kind.fits}, and {spec.name} is {_described(spec)}: "
+        remedy = (
             f"choose {' or '.join(fitting)}"
+            if fitting
+            else "none here does, choose a tokenizer of one stream"
+        )
+        raise TokenizerError(
+            f"backbone {name} is for {kind.fits}, and {spec.name} is {_described(spec)}: {remedy}"
         )
     return kind
 
 
 def _described(spec: TokenizerSpec) -> str:
+    if len(spec.streams) > 1:
+        names = ", ".join(stream.name for stream in spec.streams)
+        return f"of {len(spec.streams)} streams ({names})"
     if spec.main.codebook_size is None:
         return "continuous"
     return f"discrete, of {'several scales' if spec.main.topology == 'multiscale' else 'one scale'}"
 
 
 def _pictures(
-    tokenizer: Tokenizer, held_out: Tokens, drawn: torch.Tensor
+    tokenizer: Tokenizer, held_out: Tokens, drawn: Encoded
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Pictures of what was drawn and of as many held-out images, evenly chosen."""
     if tokenizer.spec.decoding.kind != "pixels":
         return None, None
-    count = min(len(drawn), len(held_out.values))
-    chosen = held_out.values[torch.arange(count) * len(held_out.values) // count]
-    return held_out.decoded(tokenizer, drawn), held_out.decoded(tokenizer, chosen)
+    count = min(drawn.batch_size, len(held_out))
+    chosen = held_out.some(torch.arange(count) * len(held_out) // count)
+    return decoded(tokenizer, held_out, drawn), decoded(tokenizer, held_out, chosen)
 
 
 class _Progress:

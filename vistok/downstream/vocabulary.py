@@ -92,7 +92,7 @@ class Vocabulary:
         for place, size in enumerate(self.digits):
             values = torch.arange(size) * math.prod(self.digits[place + 1 :])
             indices = values[None, :, None].expand(1, size, self.num_groups)
-            by_digit.append(tokenizer.embed(indices, depthwise=True)[0])
+            by_digit.append(tokenizer.embed(indices, depthwise=True, stream=stream)[0])
         return [vectors[:, group] for group in range(self.num_groups) for vectors in by_digit]
 
 
