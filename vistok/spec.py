@@ -173,8 +173,9 @@ class LatentSpec(JSONData):
         channels: D.
         layout: Always position-major (B, N, D).
         sample: Whether ``encode`` samples by default (False takes the mode).
-        shift: Subtracted from raw latents, one value or one per channel.
+        shift: Subtracted from raw latents: one value, one per channel, or one per element of ``grid``, position-major.
         scale: Multiplied after the shift, so that latents = (raw - shift) * scale.
+        grid: Token grid of values per element, the only one that the tokenizer takes; empty where they hold for any.
     """
 
     channels: int
@@ -182,6 +183,7 @@ class LatentSpec(JSONData):
     sample: bool = False
     shift: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
+    grid: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

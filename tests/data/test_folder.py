@@ -110,6 +110,25 @@ def test_a_text_beside_an_image_is_its_caption(tmp_path):
         dataset[1]
 
 
+def test_translations_of_a_caption_are_left_out(tmp_path):
+    touch(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text(
+        "A flower.\nde.utf8=Eine Blume.\npt_BR.utf8=Uma flor.\nca@valencia.utf8=Una flor.\n"
+    )
+    assert ImageFolder(tmp_path).extras(0) == {"caption": "A flower."}
+    (tmp_path / "a.txt").write_text("one line\n\nand a.utf8=second\n")
+    assert ImageFolder(tmp_path).extras(0) == {"caption": "one line\n\nand a.utf8=second"}
+
+
+def test_a_mirrored_stamp_has_the_caption_of_its_original_unless_it_has_its_own(tmp_path):
+    for name in ("a.png", "a_mirror.png", "b_flip.png", "c_mirror.png"):
+        touch(tmp_path / name)
+    (tmp_path / "a.txt").write_text("A car.")
+    (tmp_path / "c_mirror.txt").write_text("A mirror.")
+    dataset = ImageFolder(tmp_path)
+    assert [dataset.extras(i).get("caption") for i in range(4)] == ["A car.", "A car.", None, "A mirror."]
+
+
 def test_links_to_images_are_read_and_links_in_a_loop_are_image_errors(tmp_path):
     touch(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to("a.png")

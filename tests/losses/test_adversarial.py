@@ -1,4 +1,3 @@
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -6,21 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from vistok.errors import RecipeError
-from vistok.losses import (
-    Adversarial,
-    PatchDiscriminator,
-    adaptive_weight,
-    hinge_discriminator,
-    hinge_generator,
-    lecam,
-    non_saturating_discriminator,
-    non_saturating_generator,
-)
-
-REAL, FAKE = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.0])
+from vistok.losses import Adversarial, Augmentation, PatchDiscriminator
 
 
 class MeanLogit(nn.Module):
@@ -32,63 +19,6 @@ class MeanLogit(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.gain * image.mean((1, 2, 3))
-
-
-def test_hinge_has_its_closed_form():
-    assert hinge_discriminator(REAL, FAKE).item() == 0.5 * ((0 + 0.5) / 2 + (0 + 1) / 2)
-    assert hinge_generator(FAKE).item() == 1.0
-
-
-def test_non_saturating_has_its_closed_form():
-    real = (math.log1p(math.exp(-2.0)) + math.log1p(math.exp(-0.5))) / 2
-    fake = (math.log1p(math.exp(-2.0)) + math.log(2)) / 2
-    assert non_saturating_discriminator(REAL, FAKE).item() == pytest.approx(0.5 * (real + fake))
-    assert non_saturating_generator(FAKE).item() == pytest.approx(
-        (math.log1p(math.exp(2.0)) + math.log(2)) / 2
-    )
-
-
-def test_non_saturating_is_cross_entropy_with_inputs_and_targets_in_their_places():
-    expected = functional.binary_cross_entropy_with_logits(FAKE, torch.ones_like(FAKE))
-    torch.testing.assert_close(non_saturating_generator(FAKE), expected)
-    swapped = functional.binary_cross_entropy_with_logits(torch.ones_like(FAKE), FAKE)
-    assert not torch.isclose(non_saturating_generator(FAKE), swapped)
-
-
-@pytest.mark.parametrize("loss", [hinge_generator, non_saturating_generator])
-def test_the_generator_loss_falls_as_fake_logits_rise(loss):
-    fake = torch.linspace(-3, 3, 7, requires_grad=True)
-    loss(fake).backward()
-    assert (fake.grad < 0).all()
-
-
-@pytest.mark.parametrize("loss", [hinge_discriminator, non_saturating_discriminator])
-def test_the_discriminator_loss_falls_as_the_two_part(loss):
-    real, fake = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
-    loss(real, fake).backward()
-    assert (real.grad < 0).all()
-    assert (fake.grad > 0).all()
-
-
-def test_lecam_has_its_closed_form():
-    value = lecam(REAL, FAKE, ema_real=torch.tensor(1.0), ema_fake=torch.tensor(-1.0))
-    assert value.item() == (3.0**2 + 1.5**2) / 2 + (3.0**2 + 1.0**2) / 2
-
-
-def test_lecam_ignores_logits_beyond_the_other_side():
-    assert lecam(torch.tensor([-2.0]), torch.tensor([3.0]), torch.tensor(1.0), torch.tensor(-1.0)).item() == 0
-
-
-def test_adaptive_weight_is_the_ratio_of_gradient_norms():
-    last = torch.tensor([3.0, 4.0], requires_grad=True)
-    weight = adaptive_weight((2 * last).sum(), -(0.5 * last).sum(), last)
-    assert weight.item() == pytest.approx(2 * math.sqrt(2) / (0.5 * math.sqrt(2) + 1e-4))
-    assert not weight.requires_grad
-
-
-def test_adaptive_weight_stops_at_ten_thousand():
-    last = torch.tensor([1.0], requires_grad=True)
-    assert adaptive_weight(1e6 * last.sum(), 0 * last.sum(), last).item() == 1e4
 
 
 def test_it_waits_for_its_start():
@@ -168,7 +98,8 @@ def test_a_few_steps_teach_the_discriminator_to_part_the_two():
 
 
 def test_update_moves_the_averages_by_the_mean_of_the_steps_seen():
-    adversarial = Adversarial(MeanLogit(), lecam_weight=1.0, lecam_decay=0.9)
+    adversarial = Adversarial(MeanLogit(), lecam_weight=1.0)
+    adversarial.lecam_decay = 0.9
     for value in (1.0, 3.0):
         adversarial.discriminator_loss(torch.full((2, 3, 4, 4), value), torch.full((2, 3, 4, 4), -value))
     adversarial.update()
@@ -197,8 +128,66 @@ def test_two_processes_hold_the_averages_of_the_whole_batch(tmp_path):
         ({"form": "wgan"}, "hinge or non_saturating"),
         ({"weight": -1}, "weight is -1"),
         ({"start": -5}, "start is -5"),
+        ({"consistency_weight": -2}, "consistency_weight is -2"),
     ],
 )
 def test_wrong_settings_are_refused(arguments, message):
     with pytest.raises(RecipeError, match=message):
         Adversarial(**arguments)
+
+
+class Darken(Augmentation):
+    """Halves what is seen, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        return image / 2
+
+
+def test_the_discriminator_sees_augmented_images_and_gradients_flow_through():
+    adversarial = Adversarial(MeanLogit(), weight=1.0, adaptive=False, augment=Darken())
+    reconstruction = torch.ones(2, 3, 4, 4, requires_grad=True)
+    loss, _ = adversarial.generator_loss(reconstruction)
+    assert loss.item() == -0.5
+    loss.backward()
+    torch.testing.assert_close(reconstruction.grad.sum(), torch.tensor(-0.5))
+    _, logged = adversarial.discriminator_loss(torch.full((2, 3, 4, 4), 3.0), reconstruction)
+    assert (logged["logits_real"].item(), logged["logits_fake"].item()) == (1.5, 0.5)
+
+
+def test_consistency_has_its_closed_form_and_trains_the_discriminator_alone():
+    adversarial = Adversarial(MeanLogit(), consistency_weight=4.0, augment=Darken())
+    image, reconstruction = torch.full((2, 3, 4, 4), 4.0), torch.ones(2, 3, 4, 4, requires_grad=True)
+    loss, logged = adversarial.discriminator_loss(image, reconstruction)
+    # logits 2 and 0.5, once more augmented 1 and 0.25
+    assert logged["consistency"].item() == (2 - 1) ** 2 + (0.5 - 0.25) ** 2
+    torch.testing.assert_close(loss.detach(), logged["discriminator"] + 4 * logged["consistency"])
+    loss.backward()
+    assert reconstruction.grad is None and adversarial.discriminator.gain.grad is not None
+
+
+def test_regularisation_of_weight_zero_costs_no_pass():
+    calls = []
+
+    class Counting(MeanLogit):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            calls.append(len(image))
+            return super().forward(image)
+
+    augment = Darken()
+    image = torch.ones(2, 3, 4, 4)
+    _, logged = Adversarial(Counting()).discriminator_loss(image, image)
+    assert len(calls) == 2 and set(logged) == {"discriminator", "logits_real", "logits_fake"}
+    Adversarial(Counting(), consistency_weight=1.0, augment=augment).discriminator_loss(image, image)
+    assert len(calls) == 6 and augment.count == 4
+
+
+def test_consistency_without_an_augmentation_uses_the_published_one():
+    torch.manual_seed(0)
+    image = torch.rand(4, 3, 16, 16)
+    adversarial = Adversarial(PatchDiscriminator(channels=4, num_layers=1), consistency_weight=1.0)
+    assert adversarial.discriminator_loss(image, image)[1]["consistency"] > 0

@@ -84,5 +84,40 @@ def test_another_number_of_channels_is_refused_with_the_remedy():
 
 
 def test_unknown_distance_is_refused():
-    with pytest.raises(RecipeError, match="cosine or l2"):
+    with pytest.raises(RecipeError, match="cosine, l1 or l2"):
         Semantic(Patches(), "kl")
+
+
+def test_l1_has_its_closed_form():
+    assert Semantic(Patches(), "l1")(IMAGE, Patches()(IMAGE) - 0.5).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("length", [16, 4, 64])
+def test_a_sequence_is_compared_with_the_teachers_positions_in_raster_order(length):
+    target = Semantic(Patches()).target(IMAGE, (length,))
+    raster = Patches()(IMAGE).flatten(1, 2)
+    expected = {
+        16: raster,
+        4: raster.reshape(2, 4, 4, 3).mean(2),
+        64: raster.repeat_interleave(4, dim=1),
+    }[length]
+    torch.testing.assert_close(target, expected)
+    assert Semantic(Patches())(IMAGE, expected).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_teacher_sees_images_of_its_own_size():
+    flat = torch.full((1, 3, 32, 32), 0.25)
+    target = Semantic(Patches(), size=16).target(flat, (4, 4))
+    torch.testing.assert_close(target, torch.full((1, 4, 4, 3), 0.25))
+    with pytest.raises(RecipeError, match="size is 18: the teacher takes multiples of 4"):
+        Semantic(Patches(), size=18)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l1", "l2"])
+def test_half_precision_features_are_compared_in_float32(distance):
+    features = Patches()(IMAGE).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = Semantic(Patches(), distance)(IMAGE, features)
+    assert loss.dtype == torch.float32 and loss.isfinite()
+    loss.backward()
+    assert features.grad.isfinite().all()

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vistok.errors import RecipeError
-from vistok.losses import LossTerms, Perceptual, Semantic
+from vistok.errors import DataError, RecipeError
+from vistok.losses import LossTerms, Perceptual, Semantic, Term
 
 
 @dataclass
@@ -16,6 +16,7 @@ class Output:
 
 
 IMAGE = torch.zeros(2, 3, 8, 8)
+BATCH = {"image": IMAGE, "key": ["a", "b"]}
 
 
 def output(**losses: float) -> Output:
@@ -27,7 +28,7 @@ def output(**losses: float) -> Output:
 
 def test_the_total_is_the_weighted_sum_and_the_values_are_unweighted():
     terms = LossTerms({"l1": 2.0, "l2": 4.0, "commitment": 0.25})
-    total, values = terms(IMAGE, output(commitment=8.0))
+    total, values = terms(BATCH, output(commitment=8.0))
     assert total.item() == 2 * 0.5 + 4 * 0.25 + 0.25 * 8
     assert {k: v.item() for k, v in values.items()} == {"l1": 0.5, "l2": 0.25, "commitment": 8.0}
     assert total.requires_grad
@@ -36,12 +37,12 @@ def test_the_total_is_the_weighted_sum_and_the_values_are_unweighted():
 
 def test_a_term_of_weight_zero_is_neither_computed_nor_built():
     terms = LossTerms({"l1": 1.0, "l2": 0.0, "perceptual": 0.0, "semantic": 0.0}, perceptual="lpips")
-    assert terms.perceptual is None  # building it would need a download, which is not there
-    assert set(terms(IMAGE, output())[1]) == {"l1"}
+    assert set(terms.terms) == {"l1"}  # building it would need a download, which is not there
+    assert set(terms(BATCH, output())[1]) == {"l1"}
 
 
 def test_a_quantizer_loss_of_weight_zero_is_reported_and_does_not_train():
-    total, values = LossTerms({"l1": 1.0, "entropy": 0})(IMAGE, output(entropy=float("nan")))
+    total, values = LossTerms({"l1": 1.0, "entropy": 0})(BATCH, output(entropy=float("nan")))
     assert total.item() == 0.5
     assert values["entropy"].isnan()
 
@@ -62,7 +63,7 @@ def test_a_quantizer_loss_without_weight_is_refused_with_the_remedy():
     with pytest.raises(RecipeError, match=message):
         LossTerms({"l1": 1.0}).check(["commitment"])
     with pytest.raises(RecipeError, match=message):
-        LossTerms({"l1": 1.0})(IMAGE, output(commitment=1.0))
+        LossTerms({"l1": 1.0})(BATCH, output(commitment=1.0))
 
 
 def test_matching_names_pass_the_check():
@@ -84,12 +85,12 @@ def test_a_weight_without_its_network_is_refused(name):
 
 def test_all_weights_zero_is_refused():
     with pytest.raises(RecipeError, match="nothing would be trained"):
-        LossTerms({"l1": 0.0})(IMAGE, output())
+        LossTerms({"l1": 0.0})(BATCH, output())
 
 
 def test_pixel_terms_need_a_pixel_decoder():
     with pytest.raises(RecipeError, match="does not decode to pixels"):
-        LossTerms({"l1": 1.0})(IMAGE, Output())
+        LossTerms({"l1": 1.0})(BATCH, Output())
 
 
 def test_perceptual_and_semantic_terms_take_part():
@@ -102,9 +103,88 @@ def test_perceptual_and_semantic_terms_take_part():
     )
     image = torch.rand(1, 3, 32, 32) * 2 - 1
     features = torch.rand(1, 2, 2, teacher.dim, requires_grad=True)
-    total, values = terms(image, Output(image=torch.zeros_like(image, requires_grad=True), features=features))
+    batch = {"image": image}
+    total, values = terms(batch, Output(image=torch.zeros_like(image, requires_grad=True), features=features))
     torch.testing.assert_close(total.detach(), values["perceptual"] + 0.5 * values["semantic"])
-    assert isinstance(terms.perceptual, Perceptual)
+    assert isinstance(terms.terms["perceptual"], Perceptual)
     assert not terms.state_dict()
     with pytest.raises(RecipeError, match="no feature head"):
-        terms(image, Output(image=image))
+        terms(batch, Output(image=image))
+
+
+class Brightness(Term):
+    """What the mean of the features misses of the numbers in a field of the batch, times a gain that it trains."""
+
+    needs = ("label",)
+
+    def __init__(self, adaptive: bool = False) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(()))
+        self.adaptive = adaptive
+
+    def measure(self, batch, output):
+        return self.gain * (output.features.mean((1, 2, 3)) - torch.tensor(batch["label"])).abs().mean()
+
+
+FEATURES = torch.zeros(2, 1, 1, 4)
+
+
+def test_a_term_of_ones_own_reads_the_batch_and_trains_with_its_weight():
+    terms = LossTerms({"l1": 1.0, "brightness": 0.5}, terms={"brightness": Brightness()})
+    terms.check(())
+    made = output()
+    made.features = FEATURES
+    total, values = terms({**BATCH, "label": [1.0, 3.0]}, made)
+    assert values["brightness"].item() == 2.0 and total.item() == 0.5 + 0.5 * 2.0
+    total.backward()
+    assert terms.terms["brightness"].gain.grad.item() == 0.5 * 2.0
+
+
+def test_a_further_term_of_weight_zero_is_not_kept():
+    terms = LossTerms({"l1": 1.0, "brightness": 0}, terms={"brightness": Brightness()})
+    terms.check(())
+    assert not list(terms.parameters()) and set(terms(BATCH, output())[1]) == {"l1"}
+
+
+def test_validation_leaves_a_term_out_whose_field_is_not_there_and_training_does_not():
+    from vistok.losses import Contrastive
+
+    made = output()
+    made.features = FEATURES
+    terms = LossTerms({"l1": 1.0, "text": 1.0}, terms={"text": Contrastive(torch.nn.Identity())})
+    for batch in (BATCH, {**BATCH, "caption": ["a flower", None]}):
+        assert set(terms.eval()(batch, made)[1]) == {"l1"}
+    with pytest.raises(DataError, match=r"image 'b' has no caption.*\.txt file"):
+        terms.train()({**BATCH, "caption": ["a flower", None]}, made)
+    with pytest.raises(DataError, match="image 'a' has no caption"):
+        terms(BATCH, made)
+
+
+@pytest.mark.parametrize(
+    ("weights", "name", "message"),
+    [({"l1": 1}, "code", "has no weight: add code"), ({"l2": 1}, "l2", "knows already")],
+)
+def test_further_terms_that_do_not_fit_the_weights_are_refused(weights, name, message):
+    with pytest.raises(RecipeError, match=message):
+        LossTerms(weights, terms={name: Brightness()})
+
+
+def test_an_adaptive_term_gets_the_gradient_norm_of_the_losses_on_pixels():
+    layer = torch.nn.Parameter(torch.full((1, 1), 0.5))
+    terms = LossTerms({"l1": 4.0, "brightness": 0.5}, terms={"brightness": Brightness(adaptive=True)})
+    assert terms.adaptive and not LossTerms({"l1": 1.0}).adaptive
+    made = Output(image=layer * torch.ones_like(IMAGE), features=10 * layer * torch.ones_like(FEATURES))
+    batch = {**BATCH, "label": [0.0, 0.0]}
+    total, values = terms(batch, made, layer)
+    # the gradients at the layer are 4 and 10
+    assert values["brightness_weight"].item() == pytest.approx(4 / (10 + 1e-4))
+    assert total.item() == pytest.approx(4 * 0.5 + 0.5 * 0.4 * 5.0, rel=1e-4)
+    with torch.no_grad():
+        total, values = terms(batch, made)
+    assert total.item() == 4 * 0.5 + 0.5 * 5.0 and "brightness_weight" not in values
+
+
+def test_an_adaptive_term_without_losses_on_pixels_is_refused():
+    terms = LossTerms({"brightness": 1.0}, terms={"brightness": Brightness(adaptive=True)})
+    with pytest.raises(RecipeError, match="adapts to the losses on pixels, and there are none"):
+        terms({**BATCH, "label": [1.0, 1.0]}, Output(features=FEATURES), torch.ones(1))

@@ -19,7 +19,8 @@ class MeanLogit(nn.Module):
 
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-adversarial = Adversarial(MeanLogit(), lecam_weight=1.0, lecam_decay=0.5)
+adversarial = Adversarial(MeanLogit(), lecam_weight=1.0)
+adversarial.lecam_decay = 0.5
 dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
 value = float(1 + 2 * rank)
 adversarial.discriminator_loss(torch.full((2, 3, 4, 4), value), torch.full((2, 3, 4, 4), -value))

@@ -126,8 +126,8 @@ def test_the_rate_follows_the_step(tmp_path):
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path, ema_decay):
     class Exploding(LossTerms):
-        def forward(self, image, output):
-            total, terms = super().forward(image, output)
+        def forward(self, batch, output, encoder_layer=None):
+            total, terms = super().forward(batch, output, encoder_layer)
             return total * float("nan"), terms
 
     losses = Exploding({"l1": 1.0, "commitment": 0.25, "codebook": 1.0})

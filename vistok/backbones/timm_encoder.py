@@ -55,7 +55,8 @@ class TimmEncoder(Encoder):
         self.layer = layer % self.num_layers
         model.prune_intermediate_layers([self.layer], prune_norm=not self._is_last, prune_head=True)
         self.model = model
-        self.dim, self.factor = int(taps[self.layer]["num_chs"]), int(taps[self.layer]["reduction"])
+        self.layer_dims = tuple(int(tap["num_chs"]) for tap in taps)
+        self.dim, self.factor = self.layer_dims[self.layer], int(taps[self.layer]["reduction"])
         mean, std = _channels(model.pretrained_cfg["mean"]), _channels(model.pretrained_cfg["std"])
         # ((x + 1) / 2 - mean) / std; not in the state dict, since the name decides it
         self.register_buffer("scale", 0.5 / std, persistent=False)

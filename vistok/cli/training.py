@@ -16,6 +16,7 @@ sections:
   data        train, val, size, batch_size, scale, flip, workers
   trainer     max_steps, devices, precision, default_root_dir (where the run is written), ...
   checkpoint  every, keep; --ckpt_path FILE goes on from one
+  stage       start (another run's tokenizer), new and frozen parts
   export, images, usage, progress
 
   --print_config     prints the whole configuration and stops

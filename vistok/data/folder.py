@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,9 @@ from vistok.data.fields import Fields
 from vistok.errors import DataError
 from vistok.spec import ImagePolicy
 from vistok.tokenizer.images import SUFFIXES
+
+_MIRRORED = re.compile(r"_(mirror|flip|mirrorflip)$")
+_TRANSLATION = re.compile(r"^[A-Za-z]{2,3}([_@][A-Za-z]+)*\.utf8=.*$", re.MULTILINE)
 
 
 class ImageFiles(ImageDataset):
@@ -117,18 +121,32 @@ class ImageFolder(ImageFiles):
             name = self._keys[index].split("/", 1)[0]
             known = {"label": self._number[name], "class": name}
             found = {field: known[column] for field, column in self.fields.chosen.items()}
-        caption = read_caption(self.source(index).with_suffix(".txt"))
+        caption = caption_of(self.source(index))
         return found if caption is None else {"caption": caption, **found}
+
+
+def caption_of(image: Path) -> str | None:
+    """The caption beside an image; ``a_mirror.png`` and ``a_flip.png`` of Tux Paint's stamps share that of ``a.png``.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    caption = read_caption(image.with_suffix(".txt"))
+    if caption is None and (original := _MIRRORED.sub("", image.stem)) != image.stem:
+        caption = read_caption(image.with_name(f"{original}.txt"))
+    return caption
 
 
 def read_caption(path: Path) -> str | None:
     """The text of a file without white space at its ends; None if there is no file.
 
+    Lines such as ``de.utf8=Eine Blume.``, in which Tux Paint's stamps translate the first, are left out.
+
     Raises:
         DataError: it cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return _TRANSLATION.sub("", path.read_text(encoding="utf-8")).strip()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

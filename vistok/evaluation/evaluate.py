@@ -83,7 +83,7 @@ def evaluate(
             count(len(keys))
         if not run.keys:
             raise DataError("the dataset holds no images: there is nothing to evaluate")
-        return run.result(_view(dataset, size))
+        return run.result(view_of(dataset, size))
 
 
 def same_size_batches(
@@ -280,7 +280,7 @@ def _stack(items: list[tuple[Tensor, int, str]]) -> tuple[Tensor, list[int], lis
     return torch.stack(images), list(positions), list(keys)
 
 
-def _view(dataset: Images, size: int | None) -> str:
+def view_of(dataset: Images, size: int | None) -> str:
     """How images were cut and resampled, as the first fields of a protocol id: ``center256:bicubic``."""
     policy: ImagePolicy | None = getattr(dataset, "policy", None)
     fitted = "" if policy is None or policy.size is None else f"{policy.fit}{policy.size[0]}x{policy.size[1]}"

@@ -6,9 +6,11 @@ from torch import Tensor
 
 from vistok.backbones.perceptual_distance import perceptual_distance
 from vistok.losses.frozen import Frozen
+from vistok.losses.term import Batch, Term, pixels_of
+from vistok.tokenizer import Reconstruction
 
 
-class Perceptual(Frozen):
+class Perceptual(Frozen, Term):
     """Mean perceptual distance of a batch.
 
     The network is neither trained nor saved, see ``Frozen``.
@@ -28,6 +30,8 @@ class Perceptual(Frozen):
         RecipeError: an unknown backend, or weights that are neither on this machine nor downloadable.
     """
 
+    compares_pixels = True
+
     def __init__(self, backend: str = "lpips") -> None:
         super().__init__(perceptual_distance(backend))
         self.backend = backend
@@ -36,6 +40,11 @@ class Perceptual(Frozen):
         """The loss of a batch; gradients reach the reconstruction."""
         distances: Tensor = self.network(image, reconstruction)
         return distances.mean()
+
+    def measure(self, batch: Batch, output: Reconstruction) -> Tensor:
+        """Image against reconstruction."""
+        loss: Tensor = self(batch["image"], pixels_of(output, "perceptual"))
+        return loss
 
     def extra_repr(self) -> str:
         """The backend."""

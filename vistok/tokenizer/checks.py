@@ -34,8 +34,13 @@ def check_parts(tokenizer: Tokenizer) -> None:
         if parts is not tokenizer and parts.encoder.topology == "ragged":
             raise ValueError("only the first stream may have sequences of varying length")
     if decoder is not None:
-        dim, factor = _arriving(tokenizer)
+        dim, code_dim, factor = _arriving(tokenizer)
         _check_dim(decoder, dim)
+        modulating = getattr(decoder, "code_dim", code_dim) if decoder.modulated else code_dim
+        if modulating != code_dim:
+            raise ValueError(
+                f"code_dim of the decoder is {modulating}, quantized vectors of {code_dim} channels arrive: make them equal"
+            )
         if decoder.topology == "2d" and decoder.factor != factor:
             of = "the encoder's factor is" if not len(tokenizer.branches) else "the merged grid has factor"
             raise ValueError(f"{of} {factor}, the decoder's {decoder.factor}: they must be equal")
@@ -83,14 +88,17 @@ def _check_topology(part: Decoder | FeatureHead, parts: StreamParts) -> None:
         )
 
 
-def _arriving(tokenizer: Tokenizer) -> tuple[int, int]:
-    """Channels and factor of what reaches the pixel decoder."""
-    dim, factor = tokenizer.dim_out, tokenizer.encoder.factor
+def _arriving(tokenizer: Tokenizer) -> tuple[int, int, int]:
+    """What reaches the pixel decoder: channels after and before projection, and the factor."""
+    assert tokenizer.decoder is not None
+    dim, code_dim, factor = tokenizer.dim_out, tokenizer.quantizer.dim, tokenizer.encoder.factor
     for parts in tokenizer.streams.values():
         if parts.merge is not None:
             dim = parts.merge.dim(dim, parts.dim_out)
+            if tokenizer.decoder.modulated:
+                code_dim = parts.merge.dim(code_dim, parts.quantizer.dim)
             factor = parts.encoder.factor if parts.merge.onto == "branch" else factor
-    return dim, factor
+    return dim, code_dim, factor
 
 
 def _check_streams(tokenizer: Tokenizer) -> None:

@@ -51,5 +51,7 @@ def _streams(tokenizer: Tokenizer) -> tuple[StreamSpec, ...]:
 
 def _latents(part: StreamParts) -> LatentSpec:
     assert part.normaliser is not None
-    shift, scale = tuple(part.normaliser.shift.tolist()), tuple(part.normaliser.scale.tolist())
-    return LatentSpec(channels=part.quantizer.dim, shift=shift, scale=scale)
+    shift, scale = (
+        tuple(values.flatten().tolist()) for values in (part.normaliser.shift, part.normaliser.scale)
+    )
+    return LatentSpec(channels=part.quantizer.dim, shift=shift, scale=scale, grid=part.normaliser.grid)

@@ -153,7 +153,7 @@ class StreamParts(Recorded, nn.Module):
         assert self.normaliser is not None and isinstance(self.quantizer, Gaussian)
         found = self.latents(x)
         mean, deviation = self.quantizer.moments(found.latent)
-        moments = torch.cat([self.normaliser(mean), deviation * self.normaliser.scale], -1)
+        moments = torch.cat([self.normaliser(mean), self.normaliser.rescale(deviation)], -1)
         return StreamTokens(None, moments.flatten(1, -2), self._grid(found))
 
     def quantize(self, x: Tensor) -> StreamOutput:

@@ -67,8 +67,11 @@ def load(source: str | Path, *, device: str | torch.device = "cpu") -> Tokenizer
     config = _read_config(folder)
     try:
         tokenizer = _build(config, folder)
-        _fill(tokenizer, folder)
         spec = TokenizerSpec.from_json(json.dumps(config["spec"]))
+        if tokenizer.normaliser is not None and spec.latents is not None and spec.latents.grid:
+            # as many elements as the weights hold, which overwrite them
+            tokenizer.normaliser.set(0.0, 1.0, spec.latents.grid)
+        _fill(tokenizer, folder)
     except VistokError:
         raise
     except Exception as error:  # the file may come from anywhere, so anything may be wrong with it

@@ -331,16 +331,21 @@ class Tokenizer(StreamParts):
         )
 
     def prepare(self, x: Tensor) -> None:
-        """Lets the quantizers see latents before the first training step (k-means). Collective."""
+        """Lets quantizers see latents before the first training step (k-means), unless they are frozen. Collective."""
         for parts in self.streams.values():
-            with torch.no_grad(), self._evaluating():
-                rows = parts.rows(x)
-            parts.quantizer.prepare(rows)
+            if parts.quantizer.training:
+                with torch.no_grad(), self._evaluating():
+                    rows = parts.rows(x)
+                parts.quantizer.prepare(rows)
 
     def update(self) -> None:
-        """Applies the quantizers' statistics; to be called once after each optimizer step. Collective."""
+        """Applies the quantizers' statistics; to be called once after each optimizer step. Collective.
+
+        A quantizer in evaluation mode, as a frozen one is, learns nothing.
+        """
         for parts in self.streams.values():
-            parts.quantizer.update()
+            if parts.quantizer.training:
+                parts.quantizer.update()
 
     # ---------------------------------------------------------------- inside
 

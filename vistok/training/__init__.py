@@ -9,6 +9,7 @@ from vistok.training.optimizer import OptimizerSettings
 from vistok.training.progress import LiveBar
 from vistok.training.run import build, fit
 from vistok.training.saving import Checkpoint, SaveTokenizer, StopOnCtrlC
+from vistok.training.stage import Stage
 from vistok.training.usage import UsageMonitor
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "LiveBar",
     "OptimizerSettings",
     "SaveTokenizer",
+    "Stage",
     "StopOnCtrlC",
     "TokenizerModule",
     "UsageMonitor",

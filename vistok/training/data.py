@@ -115,7 +115,7 @@ class ImageData(pl.LightningDataModule):
             if self.val is None:
                 raise RecipeError(f"vistok {command} needs images, and data.val is null: set data.val")
         else:
-            self._check_size(tokenizer.multiple_of)
+            self._check_size(tokenizer)
             if len(self._training_images()) == 0:
                 raise DataError(f"there are no images in {self.train!r}: change data.train")
         if self.val is not None and len(self._held_out_images(tokenizer)) == 0:
@@ -136,7 +136,7 @@ class ImageData(pl.LightningDataModule):
         """Batches from the one that the module's step counter asks for next."""
         assert self.trainer is not None
         module: TokenizerModule = self.trainer.lightning_module  # type: ignore[assignment]
-        self._check_size(module.tokenizer.multiple_of)
+        self._check_size(module.tokenizer)
         return self.training_batches(module.step * module.accumulate)
 
     def training_batches(self, first: int) -> DataLoader[list[Item]]:
@@ -173,7 +173,13 @@ class ImageData(pl.LightningDataModule):
         refuse_bad_images(batch["image"], batch["key"], step)
         return batch
 
-    def _check_size(self, factor: int) -> None:
+    def _check_size(self, tokenizer: Tokenizer) -> None:
+        only = None if tokenizer.decoder is None else tokenizer.decoder.image_size
+        if only is not None and only != (self.size, self.size):
+            raise RecipeError(
+                f"data.size={self.size}, but the tokenizer decodes to {only[0]} x {only[1]} alone: make them equal"
+            )
+        factor = tokenizer.multiple_of
         if self.size % factor:
             nearest = max(1, round(self.size / factor)) * factor
             raise RecipeError(
@@ -203,10 +209,17 @@ class ImageData(pl.LightningDataModule):
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Items to one batch: images stacked to (B, 3, H, W), keys as a list."""
+    """Items to one batch: images stacked to (B, 3, H, W), keys and every other field (caption, label) as lists.
+
+    An item without a field that another has gets None.
+    """
+    others = dict.fromkeys(
+        name for item in items for name in item if name not in ("image", "key", "position")
+    )
     return {
         "image": default_collate([item["image"] for item in items]),
         "key": [str(item["key"]) for item in items],
+        **{name: [item.get(name) for item in items] for name in others},
     }
 
 

@@ -127,8 +127,11 @@ def revive(tokenizer: Any, dead: Tensor, image: Tensor) -> bool:
     Shapes:
         dead (S, K) boolean, image (B, 3, H, W).
     """
-    was_training = tokenizer.training
+    if not tokenizer.quantizer.training:  # it is frozen
+        return False
+    modes = [(part, part.training) for part in tokenizer.modules()]
     tokenizer.eval()
     latent = tokenizer.rows(image)
-    tokenizer.train(was_training)
+    for part, mode in modes:
+        part.training = mode
     return bool(tokenizer.quantizer.revive(dead.to(latent.device), latent))

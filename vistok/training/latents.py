@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a continuous tokenizer's latents, so that a generative model sees N(0, 1)-like ones."""
+"""Latents of training images, normalised per channel at the end of a run by all its processes together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from vistok.evaluation import LatentStatistics
 from vistok.tokenizer import Tokenizer
 
 
@@ -34,20 +35,14 @@ def normalise_latents(
     normaliser = tokenizer.normaliser
     assert normaliser is not None
     normaliser.set(0.0, 1.0)  # so that encode gives raw latents
-    sums = torch.zeros(2, normaliser.dim, dtype=torch.float64)
-    counts = torch.zeros(2, dtype=torch.float64)  # vectors, images
+    statistics = LatentStatistics("channel")
     for batch in itertools.islice(batches, num_batches):
-        encoded = tokenizer.encode(batch["image"].to(tokenizer.device)).latents
-        assert encoded is not None
-        vectors = encoded.flatten(0, 1).cpu().double()  # small, and not every accelerator has float64
-        sums += torch.stack([vectors.sum(0), vectors.square().sum(0)])
-        counts += torch.tensor([len(vectors), len(encoded)])
-    sums, counts = _over_processes(sums, trainer), _over_processes(counts, trainer)
-    mean = sums[0] / counts[0]
-    std = (sums[1] / counts[0] - mean.square()).clamp(min=0).sqrt()
-    scale = torch.where(std > 1e-6, 1 / std, 1.0)
-    normaliser.set(mean.tolist(), scale.tolist())
-    return int(counts[1])
+        statistics.update(tokenizer.encode(batch["image"].to(tokenizer.device)))
+    assert statistics.sums is not None
+    statistics.sums = _over_processes(statistics.sums, trainer)
+    statistics.give_to(tokenizer)
+    num_images = torch.tensor(float(statistics.num_images), dtype=torch.float64)
+    return int(_over_processes(num_images, trainer))
 
 
 def _over_processes(values: Tensor, trainer: pl.Trainer) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vistok.errors import RecipeError, VistokError
 from vistok.evaluation import psnr
-from vistok.losses import Adversarial, LossTerms
+from vistok.losses import Adversarial, LossTerms, encoder_layer
 from vistok.tokenizer import Tokenizer
 from vistok.training.draws import WholeBatchDraws, seed_draws
 from vistok.training.ema import EMA
@@ -99,8 +99,8 @@ class TokenizerModule(pl.LightningModule):
             strategy._ddp_kwargs.setdefault("find_unused_parameters", self.adversarial is not None)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimizer for the tokenizer and, with an adversarial part, one for the discriminator."""
-        optimizers: list[torch.optim.Optimizer] = [self.settings.build(self.tokenizer)]
+        """One for the tokenizer and what its losses train and, with an adversarial part, one for the discriminator."""
+        optimizers: list[torch.optim.Optimizer] = [self.settings.build(self.tokenizer, self.losses)]
         if self.adversarial is not None:
             optimizers.append(self.discriminator_settings.build(self.adversarial))
         return optimizers
@@ -117,7 +117,8 @@ class TokenizerModule(pl.LightningModule):
             ``image``, ``reconstruction`` (B, 3, H, W), ``indices`` (B, N, S) or None, and ``stepped``.
         """
         keys = batch_keys(batch)
-        image = batch["image"].contiguous(memory_format=torch.channels_last)
+        batch = _channels_last(batch)
+        image = batch["image"]
         seed_draws(self.seed, self.step * self.accumulate + self._gathered)
         if self.step == 0 and self._gathered == 0:
             self.tokenizer.prepare(image)
@@ -125,8 +126,8 @@ class TokenizerModule(pl.LightningModule):
                 self.ema.reset(self.tokenizer)
         self._waiting_keys += keys
         last = self._gathered + 1 == self.accumulate
-        with self._gradients_kept_local(not last):
-            output, logged = self._backward(image)
+        with self._gradients_kept_local(not last), self._draws(len(keys)):
+            output, logged = self._backward(batch)
         self._gathered += 1
         self.log_dict({f"loss/{name}": value for name, value in logged.items()}, batch_size=len(keys))
         if last:
@@ -135,15 +136,16 @@ class TokenizerModule(pl.LightningModule):
         image_out = output.image.detach() if output.image is not None else None
         return {"image": image, "reconstruction": image_out, "indices": output.indices, "stepped": last}
 
-    def _backward(self, image: Tensor) -> tuple[Any, dict[str, Tensor]]:
+    def _backward(self, batch: Batch) -> tuple[Any, dict[str, Tensor]]:
+        image = batch["image"]
         try:
-            with self._draws(len(image)):
-                output = self.tokenizer(image)
+            output = self.tokenizer(image)
         except ValueError as error:  # the quantizer refuses latents that are not finite
             raise VistokError(
                 f"step {self.step}, images {describe_keys(self._waiting_keys)}: {error}"
             ) from error
-        total, logged = self.losses(image, output)
+        layer = encoder_layer(self.tokenizer) if self.losses.adaptive else None
+        total, logged = self.losses(batch, output, layer)
         adversarial = (
             self.adversarial if self.adversarial is not None and self.adversarial.active(self.step) else None
         )
@@ -208,10 +210,11 @@ class TokenizerModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """PSNR of reconstructions by the exported weights, and the losses that need no discriminator."""
-        image = batch["image"].contiguous(memory_format=torch.channels_last)
+        batch = _channels_last(batch)
+        image = batch["image"]
         output = self.exported(image)
         count = len(image)
-        total, terms = self.losses(image, output)
+        total, terms = self.losses(batch, output)
         values = {f"val/{name}": value for name, value in {**terms, "total": total.detach()}.items()}
         reconstruction = None
         if output.image is not None:
@@ -253,3 +256,7 @@ class TokenizerModule(pl.LightningModule):
                 yield
         else:
             yield
+
+
+def _channels_last(batch: Batch) -> Batch:
+    return {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}

@@ -63,15 +63,15 @@ class OptimizerSettings:
         progress = min(1.0, (step - self.warmup_steps) / (self.cosine_steps - self.warmup_steps))
         return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def build(self, module: nn.Module) -> torch.optim.AdamW:
-        """The optimizer of all weights of a module that are not frozen.
+    def build(self, module: nn.Module, *others: nn.Module) -> torch.optim.AdamW:
+        """The optimizer of all weights of modules that are not frozen.
 
         Raises:
             RecipeError: all of them are frozen.
         """
         decayed: list[nn.Parameter] = []
         kept: list[nn.Parameter] = []
-        for name, weight in module.named_parameters():
+        for name, weight in (named for part in (module, *others) for named in part.named_parameters()):
             if weight.requires_grad:
                 (kept if weight.ndim < 2 or name.endswith("codebook") else decayed).append(weight)
         if not decayed and not kept:

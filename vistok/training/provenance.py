@@ -17,10 +17,12 @@ from vistok.training.module import TokenizerModule
 def provenance_of_recipe(config: Mapping[str, Any], recipes: Sequence[str]) -> dict[str, Any]:
     """Where a tokenizer comes from: recipes by name, the images, and a hash of what was trained on what.
 
-    ``recipe_hash`` is the first 16 hexadecimal digits of the sha256 over the sections seed_everything, data and model
-    as JSON, options of the command line included.
+    ``recipe_hash`` is the first 16 hexadecimal digits of the sha256 over the sections seed_everything, data and model,
+    and stage where it does anything, as JSON, options of the command line included.
     """
     used = {name: config.get(name) for name in ("seed_everything", "data", "model")}
+    if any((config.get("stage") or {}).values()):
+        used["stage"] = config["stage"]
     text = json.dumps(used, sort_keys=True, default=str)
     return {
         "recipes": [Path(name).stem for name in recipes],

@@ -26,6 +26,7 @@ from vistok.training.provenance import provenance_of_recipe
 from vistok.training.quiet import quiet
 from vistok.training.recipe import check_trainer, read_recipe
 from vistok.training.saving import Checkpoint, SaveTokenizer, StopOnCtrlC, is_dry_run, run_folder
+from vistok.training.stage import Stage
 from vistok.training.usage import UsageMonitor
 
 COMMANDS = ("fit", "validate", "test")
@@ -38,7 +39,7 @@ class WrongOptionError(RecipeError):
 class TrainingCLI(LightningCLI):
     """LightningCLI with vistok's module, data and callbacks; ``run`` starts what the constructor has only built.
 
-    Every callback has a section of its own in a recipe: ``progress``, ``usage``, ``watchdog``, ``images``,
+    Every callback has a section of its own in a recipe: ``stage``, ``progress``, ``usage``, ``watchdog``, ``images``,
     ``checkpoint``, ``export``.
     """
 
@@ -71,6 +72,7 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the sections of the callbacks, and one seed for all."""
         for name, callback in (
+            ("stage", Stage),
             ("progress", LiveBar),
             ("usage", UsageMonitor),
             ("watchdog", CodebookWatchdog),
@@ -144,6 +146,10 @@ class TrainingCLI(LightningCLI):
         check_devices(built)
         if self.subcommand == "fit":
             self.datamodule.check_shares(built.num_devices * built.num_nodes)
+            resumed = bool(self.config[self.subcommand].get("ckpt_path"))
+            for callback in built.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, Stage):
+                    callback.begin(self.model.tokenizer, resumed)
         config = self.config[self.subcommand].as_dict()
         self.model.provenance = provenance_of_recipe(config, self.recipes)
         return built

@@ -40,5 +40,12 @@ def _raw(latents: NDArray[np.float32], spec: LatentSpec) -> NDArray[np.float64]:
         raise ShardError(
             f"a sample has latents of {latents.shape[1]} channels, the spec says {spec.channels}"
         )
-    raw: NDArray[np.float64] = latents.astype(np.float64) / np.array(spec.scale) + np.array(spec.shift)
+    shift, scale = np.array(spec.shift), np.array(spec.scale)
+    if spec.grid:
+        if latents.size != shift.size:
+            raise ShardError(
+                f"a sample has {len(latents)} positions, the spec normalises those of a grid {spec.grid}"
+            )
+        shift, scale = shift.reshape(latents.shape), scale.reshape(latents.shape)
+    raw: NDArray[np.float64] = latents.astype(np.float64) / scale + shift
     return raw

@@ -1,0 +1,112 @@
+"""Mean and standard deviation of a continuous tokenizer's latents, so that a generative model sees N(0, 1)-like ones."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vistok.errors import DataError, TokenizerError
+from vistok.evaluation.evaluate import Images, same_size_batches
+from vistok.evaluation.progress import counting
+from vistok.tokenizer import Encoded, Tokenizer
+
+Per = Literal["all", "channel", "element"]
+CHOICES = ("all", "channel", "element")
+
+
+class LatentStatistics:
+    """Gathers latents and tells the shift and scale that give them mean 0 and standard deviation 1, in float64.
+
+    Args:
+        per: What has a mean of its own: ``all`` latents have one, each ``channel``, or each ``element`` of the token grid,
+            which must then be the same for all images.
+    """
+
+    def __init__(self, per: Per = "channel") -> None:
+        if per not in CHOICES:
+            raise ValueError(f"per is {per!r}: choose one of {', '.join(CHOICES)}")
+        self.per = per
+        self.num_images = 0
+        self.grid: tuple[int, ...] = ()
+        self.sums: Tensor | None = None
+
+    def update(self, encoded: Encoded) -> None:
+        """Takes in the raw latents of a batch.
+
+        Raises:
+            DataError: images of several sizes, where every element has statistics of its own.
+        """
+        latents = encoded.main.values.detach().cpu().double()  # not every accelerator has float64
+        if self.per == "element" and self.num_images and encoded.grid != self.grid:
+            raise DataError(
+                f"images give token grids of {self.grid} and {encoded.grid}: statistics per element need one size, set --size"
+            )
+        self.grid = encoded.grid if self.per == "element" else ()
+        over = {"all": (0, 1, 2), "channel": (0, 1), "element": (0,)}[self.per]
+        count = latents.numel() // latents.sum(over).numel()
+        found = torch.stack(
+            [latents.sum(over), latents.square().sum(over), torch.full_like(latents.sum(over), count)]
+        )
+        self.sums = found if self.sums is None else self.sums + found
+        self.num_images += encoded.batch_size
+
+    def shift_and_scale(self) -> tuple[Tensor, Tensor]:
+        """Both flat and in float64; what is constant is shifted, not scaled.
+
+        Raises:
+            DataError: nothing was gathered.
+        """
+        if self.sums is None:
+            raise DataError("no image was seen: there are no latents to normalise")
+        sums, squares, counts = self.sums.flatten(1)
+        mean = sums / counts
+        deviation = (squares / counts - mean.square()).clamp(min=0).sqrt()
+        return mean, torch.where(deviation > 1e-6, 1 / deviation, 1.0)
+
+    def give_to(self, tokenizer: Tokenizer) -> None:
+        """Sets the tokenizer's normaliser."""
+        assert tokenizer.normaliser is not None
+        tokenizer.normaliser.set(*self.shift_and_scale(), self.grid)
+
+
+def normalise(
+    tokenizer: Tokenizer,
+    dataset: Images,
+    per: Per = "channel",
+    *,
+    batch_size: int = 16,
+    size: int | None = None,
+    progress: bool = True,
+) -> LatentStatistics:
+    """Measures the latents of a dataset, in their mode, and sets the tokenizer's normaliser; in this process alone.
+
+    The measurement is noted in ``provenance["latent_statistics"]``.
+
+    Args:
+        tokenizer: A continuous one.
+        dataset: Images as ``vistok.data`` gives them.
+        per: See ``LatentStatistics``.
+        batch_size: Images at once.
+        size: Cut the central square of that many pixels; None takes images as the dataset gives them.
+        progress: Show a progress bar.
+
+    Raises:
+        TokenizerError: a discrete tokenizer.
+        DataError: no images, or several sizes where every element has statistics of its own.
+    """
+    if tokenizer.normaliser is None:
+        raise TokenizerError(f"{tokenizer.name} is discrete: it has no latents to normalise")
+    if hasattr(dataset, "fitted_to"):
+        dataset = dataset.fitted_to(tokenizer.spec)
+    statistics = LatentStatistics(per)
+    tokenizer.normaliser.set(0.0, 1.0)  # so that encode gives raw latents
+    with counting(len(dataset), progress) as count:
+        for images, _, keys in same_size_batches(dataset, batch_size, size):
+            statistics.update(tokenizer.encode(images.to(tokenizer.device)))
+            count(len(keys))
+    statistics.give_to(tokenizer)
+    told = {"images": statistics.num_images, "per": per, **({"size": size} if size else {})}
+    tokenizer.provenance = {**tokenizer.provenance, "latent_statistics": told}
+    return statistics
