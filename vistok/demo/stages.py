@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 
 from vistok.data import open_images
-from vistok.demo.photographs import TILE, Sources, photo_name, tiles
+from vistok.demo.photographs import TILE, Sources, tiles
 from vistok.downstream import Budget, Point
 from vistok.downstream.ar import Autoregressive
 from vistok.downstream.baseline import entropy_bits, unigram_bits
 from vistok.downstream.tokens import Tokens, decoded, read_tokens
 from vistok.downstream.training import fit
+from vistok.downstream.views import photo_name
 from vistok.errors import VistokError
 from vistok.evaluation import CodebookUsage, evaluate, round_to_uint8
 from vistok.report.console import Console

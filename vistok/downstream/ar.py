@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -80,9 +81,13 @@ class Autoregressive(DiscreteBackbone):
         """The parts of each stream, first generated first."""
         return tuple(map(_turned, super().inputs(tokens), self.reversed_streams))
 
+    @property
+    def _parts(self) -> list[Parts]:
+        return cast("list[Parts]", list(self.parts))
+
     def tables(self) -> list[list[Tensor]]:
         """The embeddings of all parts of each stream; make them once and hand them on."""
-        return [parts.embeddings() for parts in self.parts]  # type: ignore[operator]
+        return [parts.embeddings() for parts in self._parts]
 
     def hidden(self, streams: Sequence[Tensor], tables: list[list[Tensor]]) -> Tensor:
         """What scores each position, given those before it, of as many positions as are given and one more.
@@ -93,7 +98,7 @@ class Autoregressive(DiscreteBackbone):
         places = torch.cat(
             [_turned(p()[None], of)[0] for p, of in zip(self.positions, self.reversed_streams, strict=True)]
         )
-        read = [parts.read(s, t) for parts, s, t in zip(self.parts, streams, tables, strict=False)]  # type: ignore[operator]
+        read = [parts.read(s, t) for parts, s, t in zip(self._parts, streams, tables, strict=False)]
         batch = len(streams[0])
         x = torch.cat([self.start.expand(batch, 1, -1), *read], dim=1)[:, : len(places)]
         # a position says which token is asked for, not which one is read
@@ -104,10 +109,10 @@ class Autoregressive(DiscreteBackbone):
         tables = self.tables()
         # the last position is scored and never read
         given = [*streams[:-1], streams[-1][:, :-1]]
-        hidden = self.hidden(given, tables).split(self.counts, dim=1)
+        hidden = torch.split(self.hidden(given, tables), self.counts, dim=1)
         costs = [
-            parts.nats(h, s, t) for parts, h, s, t in zip(self.parts, hidden, streams, tables, strict=True)
-        ]  # type: ignore[operator]
+            parts.nats(h, s, t) for parts, h, s, t in zip(self._parts, hidden, streams, tables, strict=True)
+        ]
         return torch.cat(costs, dim=1)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -126,11 +131,11 @@ class Autoregressive(DiscreteBackbone):
         self.eval()
         tables, streams = self.tables(), []
         done, total = 0, sum(self.counts)
-        for parts, length, of in zip(self.parts, self.counts, tables, strict=True):
+        for parts, length, of in zip(self._parts, self.counts, tables, strict=True):
             streams.append(torch.zeros(count, 0, len(of), dtype=torch.int64, device=self.device))
             for _ in range(length):
                 last = self.hidden(streams, tables)[:, -1]
-                drawn, _ = parts.sample(last, of, generator)  # type: ignore[operator]
+                drawn, _ = parts.sample(last, of, generator)
                 streams[-1] = torch.cat([streams[-1], drawn[:, None]], dim=1)
                 done += 1
                 on_share(done / total)

@@ -19,8 +19,8 @@ def unigram_bits(train: Tensor, evaluated: Tensor, codebook_size: int) -> float:
 
     Works for codebooks that are too large to count densely.
     """
-    values, counts = train.flatten().unique(return_counts=True)
-    wanted = evaluated.flatten()
+    values, counts = torch.unique(train.flatten(), return_counts=True)
+    wanted = evaluated.flatten().contiguous()
     places = torch.searchsorted(values, wanted).clamp(max=len(values) - 1)
     seen = torch.where(values[places] == wanted, counts[places], 0)
     shares = (seen.double() + 1) / (train.numel() + codebook_size)

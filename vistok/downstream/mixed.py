@@ -145,7 +145,7 @@ class Mixed(Backbone):
     def details(self, batch: Batch) -> dict[str, float]:
         """Bits of an image's words, by the model and by their unigram distribution in the training set."""
         total, log2 = 0.0, self._unigram.log2()
-        for words, latents in zip(*(t.split(256) for t in batch), strict=True):
+        for words, latents in zip(*(torch.split(t, 256) for t in batch), strict=True):
             words = words.to(self.device)
             logits, _ = self(words, latents.to(self.device), torch.zeros(len(words), device=self.device))
             nats = F.cross_entropy(logits.flatten(0, 1), words.flatten(), ignore_index=PAD, reduction="sum")

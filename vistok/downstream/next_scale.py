@@ -90,7 +90,7 @@ class NextScale(DiscreteBackbone):
 
     def inputs(self, tokens: Tokens) -> tuple[Tensor, ...]:
         """The parts, and what is read to predict them."""
-        rows = [self.sums(piece) for piece in tokens.values.split(_ROWS)]
+        rows = [self.sums(piece) for piece in torch.split(tokens.values, _ROWS)]
         return *super().inputs(tokens), torch.cat(rows) / self.scale
 
     @torch.no_grad()

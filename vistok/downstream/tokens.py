@@ -74,7 +74,7 @@ def positions(stream: StreamTokens) -> tuple[int, ...]:
 
 def decoded(tokenizer: Tokenizer, tokens: Tokens, encoded: Encoded) -> Tensor:
     """Pictures of tokens on the grids of others: (n, 3, H, W) in [-1, 1], on the CPU."""
-    pieces = zip(*(stream.values.split(32) for stream in encoded.values()), strict=True)
+    pieces = zip(*(torch.split(stream.values, 32) for stream in encoded.values()), strict=True)
     return torch.cat([tokenizer.decode(tokens.of_streams(piece)).cpu() for piece in pieces])
 
 

@@ -74,8 +74,8 @@ class Vocabulary:
         """Parts to indices: (..., P) -> (..., S)."""
         if len(self.digits) == 1:
             return parts
-        by_group = parts.unflatten(-1, (self.num_groups, len(self.digits)))
-        indices = by_group[..., 0]
+        by_group = parts.reshape(*parts.shape[:-1], self.num_groups, len(self.digits))
+        indices: Tensor = by_group[..., 0]
         for place, size in enumerate(self.digits[1:], start=1):
             indices = indices * size + by_group[..., place]
         return indices
