@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vistok.downstream.flow import LatentScale, flow_baselines, flow_errors, integrate, mean_flow_errors
+from vistok.downstream.flow import LatentScale, drawn_flow_errors, flow_baselines, flow_errors, integrate
 
 
 def test_the_baselines_are_what_such_models_have():
@@ -18,7 +18,7 @@ def test_the_baselines_are_what_such_models_have():
         return (2 * t - 1) / (t**2 + (1 - t) ** 2) * noisy
 
     for name, velocity in (("mean", nothing), ("independent", linear)):
-        errors = mean_flow_errors(velocity, latents, torch.Generator().manual_seed(0))
+        errors = drawn_flow_errors(velocity, latents, torch.Generator().manual_seed(0))
         assert float(errors.mean()) == pytest.approx(baselines[name], abs=0.05)
 
 

@@ -9,20 +9,20 @@ from vistok.errors import DataError, ShardError, TokenizerError, VistokError
 
 # every kind of tokenizer with a backbone, and the steps that the loss takes to fall
 PAIRS = [
-    ("vq", "ar", 60),
-    ("vq", "masked", 60),
-    ("fsq", "ar", 60),
+    ("vq", "ar", 40),
+    ("vq", "masked", 40),
+    ("fsq", "ar", 40),
     ("residual", "ar", 40),
-    ("product", "masked", 60),
-    ("multi-scale", "next-scale", 60),
+    ("product", "masked", 40),
+    ("multi-scale", "next-scale", 40),
     ("multi-scale", "ar", 40),
     ("lfq18", "ar", 40),
     ("sequence_reversed", "ar", 40),
     ("sequence", "masked", 40),
     ("dual", "ar", 40),
-    ("sequence_continuous", "diffusion", 100),
-    ("continuous", "diffusion", 100),
-    ("continuous", "mixed", 100),
+    ("sequence_continuous", "diffusion", 40),
+    ("continuous", "diffusion", 40),
+    ("continuous", "mixed", 40),
 ]
 
 
@@ -56,6 +56,9 @@ def test_the_loss_falls_below_the_baseline_and_samples_decode(kind, backbone, st
         assert result.num_tokens == sum(stream.indices[0].numel() for stream in result.held_out.streams)
         assert result.bits_per_token * result.num_tokens == pytest.approx(result.loss)
     assert json.loads(result.to_json())["backbone"] == backbone
+    if backbone == "mixed":
+        assert result.details["words_bits_per_image"] < result.details["words_unigram_bits_per_image"]
+        assert len(result.captions) == 3
 
 
 def test_the_same_seed_gives_the_same_result(tiny_tokenizer, encoded):
@@ -66,14 +69,6 @@ def test_the_same_seed_gives_the_same_result(tiny_tokenizer, encoded):
         for _ in range(2)
     )
     assert a.loss == b.loss and torch.equal(a.sample_tokens.tokens, b.sample_tokens.tokens)
-
-
-def test_the_mixed_backbone_learns_its_words(tiny_tokenizer, encoded):
-    result = downstream.run(
-        tiny_tokenizer("continuous"), encoded("continuous"), "mixed", seconds=None, steps=100, num_samples=4
-    )
-    assert result.details["words_bits_per_image"] < result.details["words_unigram_bits_per_image"]
-    assert len(result.captions) == 4
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,11 @@ class Drawn(NamedTuple):
     captions: tuple[str, ...] = ()
 
 
+def spread(count: int, generator: torch.Generator) -> Tensor:
+    """Numbers in [0, 1), one in each of ``count`` equal intervals, in random order: (count,)."""
+    return (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+
+
 def nothing(share: float) -> None:
     """Hears how far something is and does nothing."""
 
@@ -35,13 +40,15 @@ class Backbone(nn.Module):
     """Learns the distribution of an image's tokens and draws from it.
 
     ``fits`` says for which tokenizers it is; ``unit`` what ``costs`` counts; ``is_bound`` that costs are an upper bound of
-    the model's own bits, not the bits. Batches are the tensors of ``inputs``, one row an image.
+    the model's own bits, not the bits; ``num_draws`` how often the result averages costs that are drawn. Batches are the
+    tensors of ``inputs``, one row an image.
     """
 
     name: ClassVar[str]
     fits: ClassVar[str]
     unit: ClassVar[Unit] = "bits/image"
     is_bound: ClassVar[bool] = False
+    num_draws: ClassVar[int] = 1
     needs_captions: ClassVar[bool] = False
 
     @classmethod
@@ -64,7 +71,7 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def costs(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """What each image costs, in ``unit``: (B,). The generator draws what the cost is an average over."""
+        """What each image costs, in ``unit``: (B,); where that is an average, one draw of it from the generator."""
 
     @abstractmethod
     def baselines(self, train: Tokens, held_out: Tokens) -> dict[str, float]:

@@ -11,10 +11,10 @@ from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Backbone, B
 from vistok.downstream.flow import (
     LatentScale,
     TimeEmbedding,
+    drawn_flow_errors,
     flow_baselines,
     flow_errors,
     integrate,
-    mean_flow_errors,
 )
 from vistok.downstream.tokens import Tokens, positions
 from vistok.downstream.transformer import Positions, Transformer
@@ -47,6 +47,7 @@ class Diffusion(Backbone):
     name = "diffusion"
     fits = "continuous tokenizers of one stream"
     unit = "flow loss"
+    num_draws = 4
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class Diffusion(Backbone):
 
     def costs(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """The flow loss of each image."""
-        return mean_flow_errors(self, batch[0], generator)
+        return drawn_flow_errors(self, batch[0], generator)
 
     def baselines(self, train: Tokens, held_out: Tokens) -> dict[str, float]:
         """``mean`` and ``independent``; see ``flow_baselines``."""

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from vistok.downstream.base import spread
+
 TIMES = 1000.0
-# looks at each image for its loss, at as many times
-DRAWS = 4
 STEPS = 50
 
 
@@ -79,13 +79,9 @@ def flow_errors(
     return (velocity(t * latents + (1 - t) * noise, time) - (latents - noise)).square().mean(dim=(1, 2))
 
 
-def mean_flow_errors(velocity: Velocity, latents: Tensor, generator: torch.Generator) -> Tensor:
-    """Errors at four times spread over [0, 1], averaged: (B, N, D) -> (B,)."""
-    total = torch.zeros(len(latents), device=latents.device)
-    for draw in range(DRAWS):
-        time = (draw + torch.rand(len(latents), generator=generator).to(latents)) / DRAWS
-        total += flow_errors(velocity, latents, time, generator)
-    return total / DRAWS
+def drawn_flow_errors(velocity: Velocity, latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Errors at times that are spread over [0, 1] among the images: (B, N, D) -> (B,)."""
+    return flow_errors(velocity, latents, spread(len(latents), generator).to(latents), generator)
 
 
 def flow_baselines(held_out: Tensor) -> dict[str, float]:

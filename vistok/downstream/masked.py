@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn, nothing
+from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn, nothing, spread
 from vistok.downstream.discrete import DiscreteBackbone, starting_parts
 from vistok.downstream.parts import Parts
 from vistok.downstream.tokens import Tokens, positions
@@ -16,8 +16,6 @@ from vistok.downstream.transformer import INIT_STD, Positions, Transformer
 from vistok.downstream.vocabulary import Vocabulary
 from vistok.tokenizer import Tokenizer
 
-# looks at each image for its bits, at as many numbers of masked positions
-DRAWS = 4
 STEPS = 12
 CHOICE_TEMPERATURE = 4.5
 
@@ -47,6 +45,7 @@ class Masked(DiscreteBackbone):
 
     name = "masked"
     is_bound = True
+    num_draws = 4
 
     def __init__(
         self,
@@ -92,13 +91,10 @@ class Masked(DiscreteBackbone):
 
     def costs(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """An upper bound of the bits of each image."""
-        total = torch.zeros(len(batch[0]), device=self.device)
-        for draw in range(DRAWS):
-            share = (draw + torch.rand(len(batch[0]), generator=generator).to(self.device)) / DRAWS
-            count = (share * self.counts[0]).ceil().clamp(1, self.counts[0])
-            nats = self.nats(batch[0], self._masks(count, generator)).sum(dim=1)
-            total += nats * self.counts[0] / count
-        return total / DRAWS / math.log(2)
+        share = spread(len(batch[0]), generator).to(self.device)
+        count = (share * self.counts[0]).floor() + 1
+        nats = self.nats(batch[0], self._masks(count, generator)).sum(dim=1)
+        return nats * self.counts[0] / count / math.log(2)
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0, on_share: Callable[[float], None] = nothing) -> Drawn:

@@ -15,10 +15,10 @@ from vistok.downstream.captions import END, PAD, Words
 from vistok.downstream.flow import (
     LatentScale,
     TimeEmbedding,
+    drawn_flow_errors,
     flow_baselines,
     flow_errors,
     integrate,
-    mean_flow_errors,
 )
 from vistok.downstream.parts import PartTable
 from vistok.downstream.tokens import Tokens, positions
@@ -56,6 +56,7 @@ class Mixed(Backbone):
     name = "mixed"
     fits = "continuous tokenizers of one stream"
     unit = "flow loss"
+    num_draws = 4
     needs_captions = True
 
     def __init__(
@@ -135,7 +136,7 @@ class Mixed(Backbone):
     def costs(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """The flow loss of each image, given its words."""
         words, latents = batch
-        return mean_flow_errors(lambda noisy, time: self(words, noisy, time)[1], latents, generator)
+        return drawn_flow_errors(lambda noisy, time: self(words, noisy, time)[1], latents, generator)
 
     def baselines(self, train: Tokens, held_out: Tokens) -> dict[str, float]:
         """``mean`` and ``independent``; see ``flow_baselines``."""

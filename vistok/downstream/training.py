@@ -55,17 +55,25 @@ class Budget:
         return max(by_time, by_steps)
 
 
-def mean_cost(model: Backbone, images: Batch, seed: int = 0) -> float:
-    """Mean cost of images in the model's unit, without dropout; the same draws at every call."""
+def mean_cost(model: Backbone, images: Batch, num_draws: int = 1, seed: int = 0) -> float:
+    """Mean cost of images in the model's unit, without dropout; the same draws at every call.
+
+    Args:
+        model: Not trained here.
+        images: Its ``inputs``.
+        num_draws: Costs of each image, where costs are drawn.
+        seed: Of the draws.
+    """
     was_training = model.training
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     total = 0.0
     with torch.no_grad():
-        for batch in zip(*(torch.split(t, 4 * batch_size(model)) for t in images), strict=True):
-            total += float(model.costs([t.to(model.device) for t in batch], generator).sum())
+        for _ in range(num_draws):
+            for batch in zip(*(torch.split(t, 4 * batch_size(model)) for t in images), strict=True):
+                total += float(model.costs([t.to(model.device) for t in batch], generator).sum())
     model.train(was_training)
-    return total / len(images[0])
+    return total / len(images[0]) / num_draws
 
 
 def fit(
@@ -112,7 +120,7 @@ def fit(
         step += 1
         spent = budget.spent(time.monotonic() - start, step)
         on_step(step, min(spent, 1.0), float(loss.detach()), points[-1])
-    points.append(Point(step, mean_cost(model, train), mean_cost(model, held_out)))
+    points.append(Point(step, mean_cost(model, train), mean_cost(model, held_out, model.num_draws)))
     model.eval()
     return points
 
