@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from vistok.data import ImageFolder, open_images
-from vistok.demo.photographs import MAX_SIDE, Sources, check_photographs, copy_photographs, photo_name, tiles
+from vistok.demo.photographs import MAX_SIDE, Sources, check_photographs, copy_photographs, tiles
+from vistok.downstream.views import photo_name
 from vistok.errors import DataError
 
 

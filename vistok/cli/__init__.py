@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": ("vistok.cli.shards", "check token shards for damage"),
     "repair": ("vistok.cli.shards", "make damaged token shards again"),
     "eval": ("vistok.cli.evaluate", "measure a tokenizer's reconstructions"),
+    "try": ("vistok.cli.downstream", "train a small generative model on a tokenizer's tokens"),
     "normalise": ("vistok.cli.normalise", "give latents mean 0 and deviation 1 over a dataset"),
     "bench": ("vistok.cli.bench", "time the ops against their peers"),
     "import": ("vistok.cli.importing", "make a tokenizer from a public checkpoint"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from vistok.demo.console import Bar
+from vistok.report.console import Bar
 
 _VALIDATIONS = 10
 _NEVER = 1 << 60

@@ -5,26 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from vistok.data import ImageDataset, Photos, Tiles
+from vistok.downstream import views
+from vistok.downstream.tokens import SPLITS
 from vistok.errors import DataError, ImageError
 
 TILE = 64
 MAX_SIDE = 640
 MAX_PHOTOS = {"train": 24, "held_out": 6}
-SPLITS = ("train", "held_out")
-
-# (name, scale, shift in pixels, mirrored); the held-out photographs have the plain ones only
-_PLAIN = (("full", 1.0, 0, False), ("half", 0.5, 0, False))
-_MORE = (
-    ("full-mirrored", 1.0, 0, True),
-    ("half-mirrored", 0.5, 0, True),
-    ("full-shifted", 1.0, TILE // 2, False),
-    ("three-quarters", 0.75, 0, False),
-)
 
 
 @dataclass(frozen=True)
@@ -108,52 +99,6 @@ def _reduced(image: Image.Image) -> Image.Image:
     return image.resize((round(image.width * share), round(image.height * share)), Image.Resampling.LANCZOS)
 
 
-class Views(ImageDataset):
-    """Each photograph several times: scaled, shifted and mirrored, so that few photographs give many tiles.
-
-    Keys are such as ``astronaut-half``. Items carry ``photo``, ``view`` and ``split``, which shards keep.
-
-    Args:
-        train: Photographs that get all views.
-        held_out: Photographs that get the plain views.
-    """
-
-    def __init__(self, train: ImageDataset, held_out: ImageDataset) -> None:
-        super().__init__()
-        self._views = [
-            (dataset, index, split, view)
-            for dataset, split, views in ((train, "train", _PLAIN + _MORE), (held_out, "held_out", _PLAIN))
-            for index in range(len(dataset))
-            for view in views
-        ]
-        self._keys = [f"{photo_name(d.keys()[i])}-{view[0]}" for d, i, _, view in self._views]
-
-    def keys(self) -> list[str]:
-        """Photograph and view."""
-        return self._keys
-
-    def source(self, index: int) -> Image.Image:
-        """The view."""
-        dataset, position, _, (_, scale, shift, mirrored) = self._views[index]
-        image = dataset.read(position)
-        if scale != 1:
-            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-            image = image.resize(size, Image.Resampling.LANCZOS)
-        if shift and min(image.size) >= TILE + shift:
-            image = image.crop((shift, shift, image.width, image.height))
-        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
-
-    def extras(self, index: int) -> dict[str, Any]:
-        """What shards keep beside the tokens."""
-        dataset, position, split, view = self._views[index]
-        return {"photo": photo_name(dataset.keys()[position]), "split": split, "view": view[0]}
-
-
 def tiles(train: ImageDataset, held_out: ImageDataset) -> Tiles:
     """All tiles of 64 x 64 pixels of all views."""
-    return Tiles(Views(train, held_out), TILE)
-
-
-def photo_name(key: str) -> str:
-    """A photograph's name from its dataset's key: without the ending that copies have."""
-    return key.removesuffix(".png")
+    return views.tiles(train, held_out, TILE)

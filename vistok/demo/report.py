@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vistok.demo import figures, page
+from vistok.demo import figures
 from vistok.demo.curves import read_curves, training_curves
-from vistok.demo.state import write_text
+from vistok.report import page
+from vistok.report.plots import Pixels, png
+from vistok.report.writing import write_text
 
 MOST_PICTURES = 6
 _ENLARGE = 8
@@ -70,16 +72,14 @@ def _reconstructions(out: Path, found: Mapping[str, Any]) -> str:
         rows.append(
             page.div(
                 "row",
+                page.picture(png(original), f"{entry['photo']}, original", f"{entry['photo']}, original"),
                 page.picture(
-                    figures.png(original), f"{entry['photo']}, original", f"{entry['photo']}, original"
-                ),
-                page.picture(
-                    figures.png(back),
+                    png(back),
                     f"{entry['photo']}, reconstruction",
                     f"reconstruction, {entry['psnr']:.2f} dB PSNR",
                 ),
                 page.picture(
-                    figures.png(figures.error_map(original, back)),
+                    png(figures.error_map(original, back)),
                     f"{entry['photo']}, error map",
                     "absolute error",
                 ),
@@ -89,7 +89,7 @@ def _reconstructions(out: Path, found: Mapping[str, Any]) -> str:
     scale = page.div(
         "scale",
         "<span>error 0</span>",
-        page.image(figures.png(figures.error_scale()), "colours of the error maps"),
+        page.image(png(figures.error_scale()), "colours of the error maps"),
         f"<span>{figures.ERROR_LIMIT} of 255 or more, mean of the channels</span>",
     )
     more = [f"<p>{left} more in held_out/.</p>"] if left > 0 else []
@@ -133,9 +133,9 @@ def _tokens(out: Path, found: Mapping[str, Any], codebook_size: int) -> str:
     intro = f"What a language model would see of {name}: {columns} x {rows} tokens. Equal tokens have equal colours; the colours mean nothing else."
     pair = page.div(
         "row",
-        page.picture(figures.png(original), f"{name}, original", "pixels"),
+        page.picture(png(original), f"{name}, original", "pixels"),
         page.picture(
-            figures.png(coloured),
+            png(coloured),
             f"{name}, token map",
             f"{indices.size} tokens, {len(np.unique(indices))} different ones",
         ),
@@ -215,7 +215,7 @@ def _reproduction(summary: Mapping[str, Any], recipe: str) -> str:
     return page.section("Do it again", intro, page.code(command), page.table(rows))
 
 
-def _read(out: Path, name: str, kind: str) -> figures.Pixels:
+def _read(out: Path, name: str, kind: str) -> Pixels:
     with Image.open(out / "held_out" / f"{name}-{kind}.png") as image:
-        pixels: figures.Pixels = np.asarray(image.convert("RGB"))
+        pixels: Pixels = np.asarray(image.convert("RGB"))
     return pixels

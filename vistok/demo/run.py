@@ -12,12 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vistok.demo.console import Console
 from vistok.demo.photographs import Sources, check_photographs, copy_photographs
 from vistok.demo.state import FILE_NAME as STATE_NAME
-from vistok.demo.state import State, write_text
+from vistok.demo.state import State
 from vistok.errors import VistokError
 from vistok.recipes import find_recipe
+from vistok.report.console import Console
+from vistok.report.plots import check_matplotlib
+from vistok.report.writing import write_text
 
 SECONDS = 120.0
 OUT = "runs/demo"
@@ -208,12 +210,9 @@ def _kept(state: State) -> str:
 
 
 def _check_packages(needs_photos: bool) -> None:
-    for name, package in (
-        ("matplotlib", "matplotlib"),
-        *((("skimage", "scikit-image"),) if needs_photos else ()),
-    ):
-        if importlib.util.find_spec(name) is None:
-            raise VistokError(f"the demo needs {package}, which is not installed: pip install 'vistok[demo]'")
+    check_matplotlib("the demo")
+    if needs_photos and importlib.util.find_spec("skimage") is None:
+        raise VistokError("the demo needs scikit-image, which is not installed: pip install 'vistok[demo]'")
 
 
 def _estimate(seconds: float) -> str:

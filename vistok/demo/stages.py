@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +14,22 @@ import torch
 from PIL import Image
 
 from vistok.data import open_images
-from vistok.demo import downstream
-from vistok.demo.console import Console
-from vistok.demo.photographs import TILE, Sources, photo_name, tiles
-from vistok.demo.state import write_text
-from vistok.demo.transformer import TokenTransformer
+from vistok.demo.photographs import TILE, Sources, tiles
+from vistok.downstream import Budget, Point
+from vistok.downstream.ar import Autoregressive
+from vistok.downstream.baseline import entropy_bits, unigram_bits
+from vistok.downstream.tokens import Tokens, decoded, read_tokens
+from vistok.downstream.training import fit
+from vistok.downstream.views import photo_name
 from vistok.errors import VistokError
 from vistok.evaluation import CodebookUsage, evaluate, round_to_uint8
+from vistok.report.console import Console
+from vistok.report.writing import write_text
 from vistok.tokenizer import Tokenizer, load
 from vistok.tokenizer.preprocess import to_pil
 
 NUM_SAMPLES = 16
 VALIDATED = 2
-TOP_K = 0  # drawn from the whole distribution: what the model believes, not its favourites
 
 
 @dataclass(frozen=True)
@@ -184,38 +188,41 @@ def count_codes(shards: Path, tokenizer: Tokenizer) -> CodebookUsage:
 def learn(job: Job) -> dict[str, Any]:
     """Trains the downstream model on the shards, and lets it draw."""
     tokenizer = job.tokenizer()
-    size, side = tokenizer.spec.main.codebook_size, TILE // tokenizer.spec.main.factor
+    size = tokenizer.spec.main.codebook_size
     assert size is not None
-    tokens = downstream.read_tokens(job.out / "shards")
+    tokens = read_tokens(job.out / "shards", tokenizer)
     train, held_out = tokens["train"], tokens["held_out"]
-    unigram = downstream.unigram_bits(train, held_out, size)
-    model = downstream.build(tokenizer, train, (side, side))
-    budget = downstream.Budget(seconds=job.seconds / 2)
+    num_tokens = train.values.shape[1]
+    unigram = unigram_bits(train.values, held_out.values, size)
+    model = Autoregressive.of(tokenizer, train)
 
-    def told(step: int, share: float, bits: float, point: downstream.Point) -> None:
+    def told(step: int, share: float, nats: float, point: Point) -> None:
         bar.show(
             share,
-            f"step {step}  {bits:.2f} bits/token  held-out {point.held_out_bits:.2f}  (unigram {unigram:.2f})",
+            f"step {step}  {nats / math.log(2):.2f} bits/token  held-out {point.held_out / num_tokens:.2f}  "
+            f"(unigram {unigram:.2f})",
         )
 
     with job.console.bar() as bar:
-        points = downstream.fit(model, train, held_out, budget, told)
+        looks = fit(model, model.inputs(train), model.inputs(held_out), Budget(seconds=job.seconds / 2), told)
+    # the models count by image
+    points = [Point(look.step, look.train / num_tokens, look.held_out / num_tokens) for look in looks]
     _write_points(job.out / "downstream.csv", points)
-    paths = _draw(model, tokenizer, job.out / "samples", side)
+    paths = _draw(model, tokenizer, held_out, job.out / "samples")
     last = points[-1]
-    verdict = "below" if last.held_out_bits < unigram else "NOT below"
+    verdict = "below" if last.held_out < unigram else "NOT below"
     job.console.result(
-        f"{last.held_out_bits:.2f} bits per held-out token, {verdict} the {unigram:.2f} bits of the unigram distribution"
+        f"{last.held_out:.2f} bits per held-out token, {verdict} the {unigram:.2f} bits of the unigram distribution"
     )
     job.console.result(f"{job.out / 'samples'}: {len(paths)} drawn tiles")
     return {
-        "loss_bits_per_token": last.held_out_bits,
+        "loss_bits_per_token": last.held_out,
         "unigram_bits_per_token": unigram,
-        "evaluated_on": f"{len(held_out)} tiles of the held-out photographs, {held_out.numel()} tokens; the unigram "
-        "distribution is that of the training tokens, add-one smoothed",
-        "unigram_entropy_bits_per_token": downstream.entropy_bits(held_out, size),
-        "train_loss_bits_per_token": last.train_bits,
-        "train_unigram_bits_per_token": downstream.unigram_bits(train, train, size),
+        "evaluated_on": f"{len(held_out)} tiles of the held-out photographs, {held_out.values.numel()} tokens; the "
+        "unigram distribution is that of the training tokens, add-one smoothed",
+        "unigram_entropy_bits_per_token": entropy_bits(held_out.values, size),
+        "train_loss_bits_per_token": last.train,
+        "train_unigram_bits_per_token": unigram_bits(train.values, train.values, size),
         "train_tiles": len(train),
         "steps": last.step,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -223,17 +230,16 @@ def learn(job: Job) -> dict[str, Any]:
     }
 
 
-def _write_points(path: Path, points: list[downstream.Point]) -> None:
+def _write_points(path: Path, points: list[Point]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "train_bits", "held_out_bits"])
-        writer.writerows([p.step, p.train_bits, p.held_out_bits] for p in points)
+        writer.writerows([p.step, p.train, p.held_out] for p in points)
 
 
-def _draw(model: TokenTransformer, tokenizer: Tokenizer, folder: Path, side: int) -> list[Path]:
-    indices = model.sample(NUM_SAMPLES, temperature=1.0, top_k=TOP_K)
-    with torch.inference_mode():
-        pixels = tokenizer.decode(indices=indices.unsqueeze(-1), grid=(side, side))
+def _draw(model: Autoregressive, tokenizer: Tokenizer, like: Tokens, folder: Path) -> list[Path]:
+    # from the whole distribution: what the model believes, not its favourites
+    pixels = decoded(tokenizer, like, like.of_streams(model.sample(NUM_SAMPLES).streams))
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{number:02d}.png" for number in range(NUM_SAMPLES)]
     pictures: list[Image.Image] = [to_pil(picture) for picture in pixels]

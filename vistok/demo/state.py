@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vistok.errors import VistokError
+from vistok.report.writing import write_text
 
 FILE_NAME = "state.json"
 _FORMAT = 1
@@ -91,20 +92,3 @@ class State:
         """
         data = {"format": _FORMAT, "settings": self.settings, "stages": self.stages, "seconds": self.seconds}
         write_text(self.folder / FILE_NAME, json.dumps(data, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all; makes its folder.
-
-    Raises:
-        VistokError: it cannot be written.
-    """
-    temp = path.with_name(f".{path.name}.temp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temp.write_text(text, encoding="utf-8")
-        temp.replace(path)
-    except OSError as error:
-        raise VistokError(
-            f"{path} cannot be written: {error.strerror or error}; give another directory with --out"
-        ) from error

@@ -1,4 +1,4 @@
-"""What the demo says while it runs: numbered stages, one live bar, one result line each."""
+"""What a long command says while it runs: numbered stages, one live bar, one result line each."""
 
 from __future__ import annotations
 
