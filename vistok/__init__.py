@@ -6,7 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vistok.errors import DataError, ImageError, RecipeError, ShardError, TokenizerError, VistokError
+    from vistok.errors import (
+        DataError,
+        ImageError,
+        LayoutError,
+        RecipeError,
+        ShardError,
+        TokenizerError,
+        VistokError,
+    )
     from vistok.spec import ImagePolicy, StreamSpec, TokenizerSpec
     from vistok.tokenizer import Encoded, Tokenizer, load
 
@@ -18,6 +26,7 @@ _EXPORTS = {
     "Encoded": "vistok.tokenizer",
     "ImageError": "vistok.errors",
     "ImagePolicy": "vistok.spec",
+    "LayoutError": "vistok.errors",
     "RecipeError": "vistok.errors",
     "ShardError": "vistok.errors",
     "StreamSpec": "vistok.spec",
@@ -27,13 +36,24 @@ _EXPORTS = {
     "VistokError": "vistok.errors",
     "load": "vistok.tokenizer",
 }
-_SUBPACKAGES = ("backbones", "data", "evaluation", "losses", "quantizers", "shards", "tokenizer", "training")
+_SUBPACKAGES = (
+    "backbones",
+    "data",
+    "evaluation",
+    "layouts",
+    "losses",
+    "quantizers",
+    "shards",
+    "tokenizer",
+    "training",
+)
 
 __all__ = [
     "DataError",
     "Encoded",
     "ImageError",
     "ImagePolicy",
+    "LayoutError",
     "RecipeError",
     "ShardError",
     "StreamSpec",
