@@ -1,1 +1,1 @@
-"""Bridges to libraries of others, each imported only where it is used."""
+"""Other people's libraries and checkpoints: each module imports its library when it is imported itself, and not before."""

@@ -102,8 +102,8 @@ def grown_rows(rows: Tensor, layout: Layout, vectors: Tensor, seed: int = 0) -> 
 class TokenEmbedder(nn.Module):
     """Indices to the input of a language model: the vectors of their codes, mapped to its width and summed over groups.
 
-    Source: the depthwise sums are those of Lee et al., RQ-Transformer (2022), arXiv:2203.01941, section 3.2.2; embedding
-    by the tokenizer's own vectors: Ma et al., UniTok (2025), arXiv:2502.20321, section 3.4.
+    Source: the depthwise sums are those of Lee et al., RQ-Transformer (2022), arXiv:2203.01941, section 3.2; embedding
+    by the tokenizer's own vectors: Ma et al., UniTok (2025), arXiv:2502.20321.
 
     Args:
         vectors: (S, K, d) of ``codebook_vectors``.
@@ -160,7 +160,7 @@ class TokenHead(nn.Module):
     With layers, the groups of a position are predicted one after the other: a small causal transformer reads the output,
     then the sums of the embeddings so far.
 
-    Source: Lee et al., RQ-Transformer (2022), arXiv:2203.01941, section 3.2.2.
+    Source: Lee et al., RQ-Transformer (2022), arXiv:2203.01941, section 3.2.
 
     Args:
         embedder: Gives vectors, and the embeddings that the layers read.

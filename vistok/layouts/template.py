@@ -86,7 +86,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Text:
-    """In a sequence: text about the image, of the fields ``{h}``, ``{w}`` (token rows, columns), ``{H}``, ``{W}`` (pixels)."""
+    """In a sequence: text about the image.
+
+    Its fields, as those that choose, are of the first of the template's streams: ``{h}``, ``{w}`` (rows and columns of tokens),
+    ``{H}``, ``{W}`` (pixels), ``{N}`` (positions).
+    """
 
     text: str
 
@@ -98,6 +102,18 @@ class Label:
     label: int
 
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    "token": (str,),
+    "start": (int,),
+    "table": (list,),
+    "placeholder": (str, int),
+    "latents": (bool,),
+    "groups": (str,),
+    "own_ranges": (bool,),
+    "split": (list, str),
+    "reversed": (bool,),
+    "patch": (int,),
+}
 Item = str | Tokens | Text | Label
 _ITEMS: dict[str, type[Tokens] | type[Text] | type[Label]] = {"tokens": Tokens, "text": Text, "label": Label}
 
@@ -211,6 +227,15 @@ def _template(data: Any) -> Template:
     for needed in ("sequence", "streams"):
         if needed not in fields:
             raise LayoutError(f"{where} has no {needed!r}")
+    for name, kind, told in (
+        ("sequence", list, "list"),
+        ("growth", list, "list"),
+        ("streams", Mapping, "mapping"),
+        ("specials", Mapping, "mapping"),
+        ("choices", Mapping, "mapping"),
+    ):
+        if name in fields and not isinstance(fields[name], kind):
+            raise LayoutError(f"{where} has {name} = {fields[name]!r}, it must be a {told}")
     mask, published = fields.get("mask"), fields.get("text_vocabulary")
     return Template(
         system=system,
@@ -277,7 +302,12 @@ def _rule(value: Any, where: str) -> StreamRule:
     if not isinstance(value, Mapping):
         raise LayoutError(f"{where} is {value!r}, it must be a mapping of fields")
     _refuse_unknown(value, {f.name for f in dataclasses.fields(StreamRule)}, where)
+    for name, kinds in _KINDS.items():
+        if name in value and type(value[name]) not in kinds:
+            told = " or ".join(kind.__name__ for kind in kinds)
+            raise LayoutError(f"{where} has {name} {value[name]!r}: it must be {told}")
     rule = StreamRule(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    _check_pattern(rule.token, ("id", "letters"), where)
     if rule.groups not in ("", "stacked", "interleaved", "grouped"):
         raise LayoutError(f"{where} has groups {rule.groups!r}: stacked, interleaved or grouped")
     if rule.latents and rule.placeholder is None:
@@ -287,6 +317,15 @@ def _rule(value: Any, where: str) -> StreamRule:
     return rule
 
 
+def _check_pattern(pattern: str, fields: tuple[str, ...], where: str) -> None:
+    try:
+        pattern.format(**dict.fromkeys(fields, 0))
+    except (KeyError, IndexError, ValueError) as error:
+        raise LayoutError(
+            f"{where} has the pattern {pattern!r}: it may have the fields {', '.join(fields)}"
+        ) from error
+
+
 def _item(value: Any, where: str) -> Item:
     if isinstance(value, str):
         return value
@@ -294,7 +333,10 @@ def _item(value: Any, where: str) -> Item:
         for key, kind in _ITEMS.items():
             if key in value:
                 _refuse_unknown(value, {f.name for f in dataclasses.fields(kind)}, f"{where}, item {key!r},")
-                return kind(**value)
+                item = kind(**value)
+                if isinstance(item, Text):
+                    _check_pattern(item.text, CHOOSERS, where)
+                return item
     raise LayoutError(
         f"{where} has the item {value!r}: it must be a name, or have one of {', '.join(_ITEMS)}"
     )
