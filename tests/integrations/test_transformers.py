@@ -45,7 +45,7 @@ def tokenizer():
 
 def encoded_photos(tokenizer, folder):
     photos = Photos("all", policy=ImagePolicy(size=(SIZE, SIZE)), multiple_of=8)
-    vistok.shards.encode(tokenizer, photos, folder)
+    vistok.shards.encode(tokenizer, photos, folder, progress=False)
     items = list(vistok.shards.open(folder))
     return vistok.shards.to_encoded(vistok.shards.collate(items), tokenizer.spec)
 

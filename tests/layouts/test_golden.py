@@ -185,6 +185,9 @@ def test_lavit_takes_as_many_codes_as_there_are():
     packed = layout.pack(column(0, 1, 2), grid=(3,))
     assert packed.ids.tolist() == [[32000, 32002, 32003, 32004, 32001]]
     assert layout.unpack(packed.ids).grid == (3,)
+    # another code, or the end
+    following = layout.allowed(packed.ids[:, :4])[0].nonzero().flatten().tolist()
+    assert following == [32001, *range(32002, 32002 + 16384)]
 
 
 def test_x_omni_says_the_grid_as_text():

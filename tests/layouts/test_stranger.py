@@ -69,7 +69,7 @@ def fit(model: Stranger, tokens: Tensor) -> list[float]:
 def test_a_stranger_writes_a_consumer_from_the_spec_alone(quantizer, tmp_path: Path):
     tokenizer = small_tokenizer(quantizer)
     photos = Photos("all", policy=ImagePolicy(size=(SIZE, SIZE)), multiple_of=8)
-    vistok.shards.encode(tokenizer, photos, tmp_path / "shards")
+    vistok.shards.encode(tokenizer, photos, tmp_path / "shards", progress=False)
     spec_json = tokenizer.spec.to_json()
 
     items = list(vistok.shards.open(tmp_path / "shards"))

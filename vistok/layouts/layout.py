@@ -260,7 +260,9 @@ class Layout:
                     f"{self.template.system} has {len(self._orders)} streams, {len(grids)} grids are said"
                 )
             return [self._frame(tuple(tuple(one) for one in grids))]  # type: ignore[arg-type]
-        orders = self._orders.values()
+        orders = list(self._orders.values())
+        if len(orders) == 1 and orders[0].stream.topology == "ragged":
+            return [self._frame(((number + 1,),)) for number in range(orders[0].stream.max_tokens)]
         return [self._frame(tuple(order.grid_of(size) for order in orders)) for size in self._sizes]
 
     def _guesses(self, ids: Tensor) -> list[Frame]:

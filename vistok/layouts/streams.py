@@ -108,7 +108,7 @@ class StreamOrder:
         return sum(map(prod, self.grids(grid))) * self.rule.patch**2
 
     def grid_of(self, size: tuple[int, int]) -> Grid:
-        """The token grid of images of (H, W) pixels."""
+        """The token grid of images of (H, W) pixels; the longest where the length varies."""
         if self.stream.topology in ("1d", "ragged"):
             return (self.stream.max_tokens,)
         return self.stream.grid(*size)
