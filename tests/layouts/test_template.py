@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.layouts.systems import CHARACTERS, PIXEL, continuous, discrete, with_stream
+from tests.layouts.systems import CHARACTERS, PIXEL, Values, continuous, discrete, with_stream
 from vistok.errors import LayoutError
 from vistok.layouts import Layout, Template
 
@@ -192,3 +192,23 @@ def test_placeholders_need_their_values():
         layout.unpack(ids, {"image": torch.zeros(1, 3, 1)})
     with pytest.raises(LayoutError, match="placeholders stand for them"):
         layout.codes()
+
+
+def test_images_of_varying_length_are_packed_by_length():
+    class Ragged(dict):
+        lengths = torch.tensor([2, 2])
+
+    layout = Layout("lavit", with_stream(topology="ragged", factor=0, max_tokens=4), 0)
+    tokens = Ragged(pixel=Values(torch.tensor([[1, 2, 0, 0], [3, 4, 0, 0]]).unsqueeze(-1), (4,)))
+    assert layout.pack(tokens).ids.tolist() == [[0, 3, 4, 1], [0, 5, 6, 1]]
+    tokens.lengths = torch.tensor([2, 3])
+    with pytest.raises(LayoutError, match="image 0 has 2 tokens, image 1 3: pack those of each length apart"):
+        layout.pack(tokens)
+
+
+def test_a_tokenizer_of_reversed_order_is_written_from_its_last_token():
+    layout = Layout("lavit", with_stream(topology="1d", factor=0, max_tokens=3, order="reversed"), 0)
+    tokens = torch.tensor([[[0], [1], [2]]])
+    packed = layout.pack(tokens, grid=(3,))
+    assert packed.ids.tolist() == [[0, 4, 3, 2, 1]] and packed.columns.tolist() == [-1, 2, 1, 0, -1]
+    assert torch.equal(layout.unpack(packed.ids).values, tokens)

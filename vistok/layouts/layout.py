@@ -290,6 +290,13 @@ class Layout:
                     raise LayoutError(f"{tokens.shape[1]} tokens do not say their grid: say grid=")
                 (grid,) = known
             return [Stream(tokens, tuple(grid))]
+        lengths = getattr(tokens, "lengths", None)
+        number = None if lengths is None else int(lengths[0])
+        if lengths is not None and bool((lengths != number).any()):
+            image = int((lengths != number).nonzero()[0])
+            raise LayoutError(
+                f"image 0 has {number} tokens, image {image} {int(lengths[image])}: pack those of each length apart"
+            )
         given = []
         for order in self._orders.values():
             if order.stream.name not in tokens:
@@ -297,7 +304,12 @@ class Layout:
                     f"{self.template.system} takes stream {order.stream.name!r}, given are {', '.join(tokens)}"
                 )
             stream = tokens[order.stream.name]
-            given.append(Stream(stream.values, tuple(stream.grid)))
+            whole = number is None or order.stream.topology != "ragged"
+            given.append(
+                Stream(stream.values, tuple(stream.grid))
+                if whole
+                else Stream(stream.values[:, :number], (number,))
+            )
         return given
 
     def _write_labels(self, ids: Tensor, frame: Frame, labels: Tensor | None) -> None:

@@ -61,6 +61,7 @@ class StreamOrder:
             raise LayoutError(
                 f"{system} packs squares of latents, stream {stream.name!r} has no grid of two dimensions"
             )
+        self.reversed = rule.reversed or stream.order == "reversed"
         self.widths = self._split_widths()
         self.num_groups = stream.num_groups * max(1, len(self.widths))
         if self.num_groups > 1 and not rule.groups and rule.placeholder is None:
@@ -132,7 +133,7 @@ class StreamOrder:
             for scale, (h, w) in enumerate(self.grids(grid))
         ]
         row, column, scale = (np.concatenate(part).astype(np.int64) for part in zip(*pieces, strict=True))
-        if self.rule.reversed:
+        if self.reversed:
             row, column, scale = row[::-1], column[::-1], scale[::-1]
         number, run = len(row), np.zeros_like(row)
         if self.num_groups == 1 or self.rule.placeholder is not None or self.stacked:
@@ -210,7 +211,7 @@ class StreamOrder:
             )
 
     def _reverse(self, values: Tensor) -> Tensor:
-        return values.flip(1) if self.rule.reversed else values
+        return values.flip(1) if self.reversed else values
 
     def _split(self, indices: Tensor) -> Tensor:
         if not self.widths:

@@ -57,7 +57,7 @@ class StreamRule:
             or ``grouped`` one group after the other; empty takes one index a position only.
         own_ranges: Whether each group has ids of its own, instead of all sharing one range.
         split: Bits of the parts that each index is split into, most significant first; ``bits`` for one each.
-        reversed: Whether the last position comes first.
+        reversed: Whether the last position comes first, as it does anyway where the tokenizer's spec says so.
         patch: Side of the squares of positions that make one, latents only: (h, w, D) -> (h / p, w / p, p p D).
     """
 
