@@ -6,7 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vistok.errors import DataError, ImageError, RecipeError, ShardError, TokenizerError, VistokError
+    from vistok.errors import (
+        DataError,
+        ImageError,
+        LayoutError,
+        RecipeError,
+        ShardError,
+        TokenizerError,
+        VistokError,
+    )
     from vistok.spec import ImagePolicy, StreamSpec, TokenizerSpec
     from vistok.tokenizer import Encoded, Tokenizer, load
 
@@ -18,6 +26,7 @@ _EXPORTS = {
     "Encoded": "vistok.tokenizer",
     "ImageError": "vistok.errors",
     "ImagePolicy": "vistok.spec",
+    "LayoutError": "vistok.errors",
     "RecipeError": "vistok.errors",
     "ShardError": "vistok.errors",
     "StreamSpec": "vistok.spec",
@@ -32,6 +41,7 @@ _SUBPACKAGES = (
     "data",
     "evaluation",
     "integrations",
+    "layouts",
     "losses",
     "quantizers",
     "shards",
@@ -44,6 +54,7 @@ __all__ = [
     "Encoded",
     "ImageError",
     "ImagePolicy",
+    "LayoutError",
     "RecipeError",
     "ShardError",
     "StreamSpec",

@@ -25,3 +25,7 @@ class ShardError(VistokError):
 
 class RecipeError(VistokError):
     """A recipe that names something unknown or contradicts itself."""
+
+
+class LayoutError(VistokError):
+    """A layout that does not fit the tokenizer or the text vocabulary, or ids that do not fit the layout."""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
@@ -127,6 +128,7 @@ class StreamSpec(JSONData):
         order: Order of positions along N: ``causal`` if no token depends on those after it, ``reversed`` if on none
             before it, so that generation begins at the last.
         scales: Side lengths of a multi-scale schedule; empty otherwise.
+        schedules: Whole multi-scale schedules of (h, w) for finest grids that have their own, each ending with that grid.
         max_tokens: Upper bound of N, N itself of topology ``1d``; 0 where there is none.
         pools: Sides of the squares of grid points that one token may stand for, the default first; empty for 1 alone.
     """
@@ -146,8 +148,14 @@ class StreamSpec(JSONData):
     factor: int = 0
     order: Literal["raster", "causal", "reversed"] = "raster"
     scales: tuple[int, ...] = ()
+    schedules: tuple[tuple[tuple[int, int], ...], ...] = ()
     max_tokens: int = 0
     pools: tuple[int, ...] = ()
+
+    def scale_grids(self, grid: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """The grids of all scales for a finest grid (h, w), coarsest first."""
+        own = (schedule for schedule in self.schedules if schedule[-1] == tuple(grid))
+        return next(own, None) or proportional_scales(self.scales, grid)
 
     def grid(self, height: int, width: int, pool: int | None = None) -> tuple[int, ...]:
         """The token grid of an image of that many pixels, of a sequence (N,) or (max_tokens,).
@@ -268,6 +276,15 @@ class TokenizerSpec(JSONData):
                 f"the spec has format version {version}, this vistok reads up to {FORMAT_VERSION}: upgrade vistok"
             )
         return cls.from_json_data(data)
+
+
+def proportional_scales(scales: Sequence[int], grid: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Grids of a schedule of squares p_1, ..., p_K, for any finest grid: round(h p_k / p_K) x round(w p_k / p_K), at least 1 x 1."""
+    height, width = grid
+    return tuple(
+        (max(1, round(height * side / scales[-1])), max(1, round(width * side / scales[-1])))
+        for side in scales
+    )
 
 
 def index_dtype(codebook_size: int) -> str:

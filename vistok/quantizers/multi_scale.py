@@ -174,6 +174,7 @@ class MultiScale(Quantizer):
             combinator="multiscale",
             topology="multiscale",
             scales=scales,
+            schedules=tuple(self.schedule.table.values()),
             max_tokens=self.schedule.num_tokens((scales[-1], scales[-1])),
         )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from vistok.spec import proportional_scales
+
 Grid = tuple[int, int]
 
 
@@ -40,11 +42,7 @@ class ScaleSchedule:
         """The grids for a finest grid (h, w), coarsest first, the last being (h, w) itself."""
         if grid in self.table:
             return self.table[grid]
-        finest = self.scales[-1]
-        return tuple(
-            (max(1, round(grid[0] * side / finest)), max(1, round(grid[1] * side / finest)))
-            for side in self.scales
-        )
+        return proportional_scales(self.scales, grid)
 
     def num_tokens(self, grid: Grid) -> int:
         """N, positions of all scales together."""

@@ -1,0 +1,27 @@
+"""Layouts: how each backbone writes an image's tokens into its sequence, as data that one engine reads.
+
+from vistok.layouts import Layout
+
+layout = Layout("emu3", tokenizer.spec, vocabulary=text_tokenizer.get_vocab())
+packed = layout.pack(tokenizer.encode(x))
+packed.ids, packed.labels, layout.vocabulary_size
+layout.allowed(packed.ids[:, :10], grid=(64, 64))
+layout.unpack(packed.ids).values
+"""
+
+from vistok.layouts.embedding import TokenEmbedder, TokenHead, codebook_vectors, grown_rows
+from vistok.layouts.layout import Layout
+from vistok.layouts.packed import Packed, Unpacked
+from vistok.layouts.template import Template, names
+
+__all__ = [
+    "Layout",
+    "Packed",
+    "Template",
+    "TokenEmbedder",
+    "TokenHead",
+    "Unpacked",
+    "codebook_vectors",
+    "grown_rows",
+    "names",
+]

@@ -1,0 +1,230 @@
+"""Which id each special token and each code has: in a text vocabulary that knows them, or added at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vistok.errors import LayoutError
+from vistok.layouts.streams import StreamOrder
+from vistok.layouts.template import Label, Special, StreamRule, Template
+
+LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")
+MOST_IDS = 1 << 62
+
+
+@dataclass(frozen=True)
+class CodeIds:
+    """The ids of a stream's codes.
+
+    Args:
+        starts: (G,) id of value 0 of each group.
+        sizes: (G,) values of each group.
+        table: (K,) ids of all values, the same for every group; None where they follow ``starts`` without a gap.
+    """
+
+    starts: Tensor
+    sizes: Tensor
+    table: Tensor | None = None
+
+    def to_ids(self, values: Tensor, group: Tensor) -> Tensor:
+        """Values (..., M) of the groups (M,) to ids."""
+        if self.table is not None:
+            return self.table[values]
+        return values + self.starts[group]
+
+    def to_values(self, ids: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids (..., M) to values, and which of them are no code of their group; those give 0."""
+        if self.table is not None:
+            order = self.table.argsort()
+            ranked = self.table[order]
+            at = torch.searchsorted(ranked, ids).clamp(max=len(ranked) - 1)
+            wrong = ranked[at] != ids
+            return order[at].masked_fill(wrong, 0), wrong
+        values = ids - self.starts[group]
+        wrong = (values < 0) | (values >= self.sizes[group])
+        return values.masked_fill(wrong, 0), wrong
+
+    def mark(self, mask: Tensor, group: int) -> None:
+        """Sets a mask (V,) over the vocabulary where a code of this group is."""
+        if self.table is not None:
+            mask[self.table] = True
+        else:
+            start = int(self.starts[group])
+            mask[start : start + int(self.sizes[group])] = True
+
+    def all_ids(self) -> Tensor:
+        """(G, K) ids of every value of every group, groups of one size only."""
+        if self.table is not None:
+            return self.table.expand(len(self.sizes), -1)
+        return self.starts[:, None] + torch.arange(int(self.sizes[0]))
+
+    def told(self, group: int) -> str:
+        """The ids of a group in words."""
+        if self.table is not None:
+            return f"{int(self.table.min())} to {int(self.table.max())}"
+        start = int(self.starts[group])
+        return f"{start} to {start + int(self.sizes[group]) - 1}"
+
+    @property
+    def end(self) -> int:
+        """One more than the largest id."""
+        if self.table is not None:
+            return int(self.table.max()) + 1
+        return int((self.starts + self.sizes).max())
+
+
+class Vocabulary:
+    """Ids of a template's tokens.
+
+    What the text vocabulary knows keeps its id there; all else is added behind it, in the order that the template says.
+
+    Args:
+        template: Whose tokens.
+        orders: Its streams.
+        text: The text vocabulary: ids by name, its size, or None for the published one.
+
+    Raises:
+        LayoutError: ids that meet each other, or codes of which the text vocabulary has only some.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        orders: Mapping[str, StreamOrder],
+        text: Mapping[str, int] | int | None = None,
+    ) -> None:
+        self._template, self._orders, self._text = template, orders, text
+        self._published = text is None
+        known = max(text.values(), default=-1) + 1 if isinstance(text, Mapping) else text
+        if known is None and template.text_vocabulary is None:
+            raise LayoutError(
+                f"the ids of {template.system} are those of a text vocabulary: give vocabulary=, its get_vocab() or its size"
+            )
+        self.text_size: int = (template.text_vocabulary or 0) if known is None else known
+        self.specials: dict[str, int] = {}
+        self.choices: dict[str, dict[int, int]] = {name: {} for name in template.choices}
+        self.codes: dict[str, CodeIds] = {}
+        self.label_start, self.num_labels = 0, sum(i.label for i in template.sequence if isinstance(i, Label))
+        self.mask_id: int | None = None
+        self._added: list[tuple[int, Iterator[str]]] = []
+        self.size = self.text_size
+        add = {"specials": self._specials, "codes": self._codes, "labels": self._labels, "mask": self._mask}
+        for step in template.growth:
+            add[step]()
+        self.size = max([self.size, *(codes.end for codes in self.codes.values())])
+        self._check()
+
+    def added(self) -> Iterator[str]:
+        """Names of the added tokens in the order of their ids: what ``tokenizer.add_tokens`` takes."""
+        for _, tokens in sorted(self._added, key=lambda block: block[0]):
+            yield from tokens
+
+    def placeholder(self, rule: StreamRule) -> int:
+        """The id that stands for a position of a stream whose values go beside."""
+        return (
+            self.specials[rule.placeholder]
+            if isinstance(rule.placeholder, str)
+            else int(rule.placeholder or 0)
+        )
+
+    def _add(self, count: int, tokens: Iterator[str]) -> int:
+        start = self.size
+        self.size += count
+        if self.size > MOST_IDS:
+            raise LayoutError(f"{self._template.system} would have {self.size} ids: split the codes")
+        self._added.append((start, tokens))
+        return start
+
+    def _find(self, special: Special) -> int:
+        if self._published and special.id is not None:
+            return special.id
+        if isinstance(self._text, Mapping) and special.token in self._text:
+            return self._text[special.token]
+        return self._add(1, iter([special.token]))
+
+    def _specials(self) -> None:
+        for name, special in self._template.specials.items():
+            self.specials[name] = self._find(special)
+        for name, choice in self._template.choices.items():
+            self.choices[name] = {value: self._find(special) for value, special in choice.tokens.items()}
+
+    def _labels(self) -> None:
+        if self.num_labels:
+            self.label_start = self._add(self.num_labels, (f"<label_{n}>" for n in range(self.num_labels)))
+
+    def _mask(self) -> None:
+        if self._template.mask is not None:
+            self.mask_id = self._find(self._template.mask)
+
+    def _codes(self) -> None:
+        for name, order in self._orders.items():
+            if order.rule.placeholder is None:
+                self.codes[name] = self._codes_of(name, order)
+
+    def _codes_of(self, name: str, order: StreamOrder) -> CodeIds:
+        rule, sizes = order.rule, torch.tensor(order.sizes)
+        table = self._named(name, rule, order.sizes[0])
+        if table is not None and rule.own_ranges and len(sizes) > 1:
+            raise LayoutError(
+                f"{self._template.system}: groups with ids of their own cannot be found by name"
+            )
+        if table is not None:
+            start = int(table[0])
+            if not torch.equal(table, torch.arange(start, start + len(table))):
+                return CodeIds(sizes * 0, sizes, table)
+        offsets = sizes.cumsum(0) - sizes if rule.own_ranges else sizes * 0
+        if table is None:
+            count = int(sizes.sum() if rule.own_ranges else sizes.max())
+            if self._published and rule.start is not None:
+                start = rule.start
+            else:
+                start = self._add(count, (_token(rule, name, n) for n in range(count)))
+        return CodeIds(offsets + start, sizes)
+
+    def _named(self, name: str, rule: StreamRule, size: int) -> Tensor | None:
+        if self._published and rule.table:
+            if len(rule.table) != size:
+                raise LayoutError(
+                    f"{self._template.system} has ids for {len(rule.table)} codes, stream {name!r} has {size}"
+                )
+            return torch.tensor(rule.table)
+        if not isinstance(self._text, Mapping) or not rule.token or _token(rule, name, 0) not in self._text:
+            return None
+        tokens = [_token(rule, name, n) for n in range(size)]
+        missing = next((token for token in tokens if token not in self._text), None)
+        if missing is not None:
+            raise LayoutError(
+                f"the text vocabulary has codes of {self._template.system} but not {missing!r}: "
+                f"this tokenizer has {size} of them, was it trained for another?"
+            )
+        return torch.tensor([self._text[token] for token in tokens])
+
+    def _check(self) -> None:
+        fixed = {id_: name for name, id_ in self.specials.items() if id_ >= 0}
+        fixed.update({id_: name for name, ids in self.choices.items() for id_ in ids.values()})
+        if not fixed:
+            return
+        ids = torch.tensor(list(fixed))
+        for name, codes in self.codes.items():
+            for group in range(len(codes.sizes)):
+                meets = ids[~codes.to_values(ids, torch.full_like(ids, group))[1]]
+                if len(meets):
+                    id_ = int(meets[0])
+                    raise LayoutError(
+                        f"the codes of stream {name!r} have the ids {codes.told(group)} in {self._template.system}, "
+                        f"which meet {fixed[id_]!r} ({id_}): give your own text vocabulary"
+                    )
+        wrong = next((id_ for id_ in fixed if id_ >= self.size), None)
+        if wrong is not None:
+            raise LayoutError(
+                f"{fixed[wrong]!r} has the id {wrong}, the vocabulary of {self._template.system} has {self.size}"
+            )
+
+
+def _token(rule: StreamRule, stream: str, number: int) -> str:
+    pattern = rule.token or f"<{stream}_{{id}}>"
+    return pattern.format(id=number, letters=str(number).translate(LETTERS))
