@@ -39,6 +39,7 @@ _EXPORTS = {
 _SUBPACKAGES = (
     "backbones",
     "data",
+    "downstream",
     "evaluation",
     "integrations",
     "layouts",
