@@ -26,19 +26,22 @@ def randomised(model: Any, seed: int = 0) -> Any:
     return model.eval()
 
 
-def spread_codes(embedding: nn.Embedding, seed: int = 1, length_one: bool = False) -> None:
-    """Gives codes that differ enough for every one to be chosen somewhere."""
-    generator = torch.Generator().manual_seed(seed)
+def spread_codes(embedding: nn.Embedding, latents: Tensor, length_one: bool = False) -> None:
+    """Makes codes of latents (B, D, ...) that the model gives itself, so that many of them are chosen."""
+    rows = latents.movedim(1, -1).flatten(0, -2)
+    generator = torch.Generator().manual_seed(1)
+    chosen = rows[torch.randperm(len(rows), generator=generator)[: len(embedding.weight)]]
+    codes = chosen + 0.1 * rows.std(0) * torch.randn(chosen.shape, generator=generator)
     with torch.no_grad():
-        codes = torch.randn(embedding.weight.shape, generator=generator)
         embedding.weight.copy_(codes / codes.norm(dim=-1, keepdim=True) if length_one else codes)
 
 
 def images(height: int = 32, width: int = 48, batch: int = 2) -> Tensor:
-    """Smooth random images (B, 3, H, W) in [-1, 1]."""
+    """Random images (B, 3, H, W) in [-1, 1], half smooth and half noise."""
     generator = torch.Generator().manual_seed(7)
-    coarse = torch.rand(batch, 3, height // 4, width // 4, generator=generator) * 2 - 1
-    return nn.functional.interpolate(coarse, size=(height, width), mode="bilinear").clamp(-1, 1)
+    coarse = torch.rand(batch, 3, height // 8, width // 8, generator=generator) * 2 - 1
+    fine = torch.rand(batch, 3, height, width, generator=generator) * 2 - 1
+    return (nn.functional.interpolate(coarse, size=(height, width), mode="bilinear") + fine) / 2
 
 
 def saved(model: Any, folder: Path) -> Path:

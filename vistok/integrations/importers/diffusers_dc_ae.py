@@ -63,7 +63,7 @@ def build(checkpoint: Checkpoint, keys: KeyMap) -> Tokenizer:
             raise checkpoint.refuse(f"it lacks {key}")
     encoder = DCEncoder(**_arguments(checkpoint, "encoder"))
     decoder = _arguments(checkpoint, "decoder")
-    _check_activations(checkpoint, len(decoder["widths"]), decoder["attention_at"], decoder["folded_at"])
+    _check_activations(checkpoint, decoder)
     tokenizer = Tokenizer(
         encoder=encoder, quantizer=Identity(encoder.dim), decoder=DCDecoder(**decoder), name=checkpoint.name
     )
@@ -140,14 +140,13 @@ def _resampling(
     return "conv" if made == plain else "shuffle"
 
 
-def _check_activations(
-    checkpoint: Checkpoint, num_levels: int, attention_at: list[int], folded_at: list[int]
-) -> None:
+def _check_activations(checkpoint: Checkpoint, decoder: dict[str, Any]) -> None:
+    """Shapes do not show activations: where the config names them, they must be ours."""
     given = checkpoint.config.get("decoder_act_fns", "")
-    names = [given] * num_levels if isinstance(given, str) else list(given)
-    for level, name in enumerate(names):
-        wanted = "relu" if level in folded_at else "silu"
-        if name and level not in attention_at and name != wanted:
+    names = [given] * len(decoder["depths"]) if isinstance(given, str) else given
+    for level, (name, depth) in enumerate(zip(names, decoder["depths"], strict=True)):
+        wanted = "relu" if level in decoder["folded_at"] else "silu"
+        if name and depth and level not in decoder["attention_at"] and name != wanted:
             raise checkpoint.refuse(
                 f"level {level} of its decoder has {name}, vistok has {wanted} alone there"
             )
