@@ -293,7 +293,8 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises."""
-        y = F.rms_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, eps=1e-5) + self.bias
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)  # alike, or nothing is fused under autocast
+        y = F.rms_norm(x.permute(0, 2, 3, 1), weight.shape, weight, eps=1e-5) + bias
         return y.permute(0, 3, 1, 2)
 
 
