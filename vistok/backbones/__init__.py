@@ -10,6 +10,7 @@ from vistok.backbones.hybrid import HybridDecoder, HybridEncoder
 from vistok.backbones.joined_encoder import JoinedEncoder
 from vistok.backbones.mask_tokens import MaskTokenDecoder, MaskTokenHead
 from vistok.backbones.pooled_encoder import PooledEncoder
+from vistok.backbones.positionwise_head import PositionwiseHead
 from vistok.backbones.projection import MLP, Linear
 from vistok.backbones.query_encoder import QueryEncoder
 from vistok.backbones.selecting_encoder import SelectingEncoder
@@ -39,6 +40,7 @@ __all__ = [
     "MaskTokenDecoder",
     "MaskTokenHead",
     "PooledEncoder",
+    "PositionwiseHead",
     "QueryEncoder",
     "SelectingEncoder",
     "SentenceTower",
