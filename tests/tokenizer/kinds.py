@@ -21,7 +21,7 @@ from vistok.backbones import (
     ViTDecoder,
     ViTEncoder,
 )
-from vistok.quantizers import VQ, Gaussian, MultiScale, Quantizer, Residual, SharedIndex, SimVQ
+from vistok.quantizers import VQ, Gaussian, MultiScale, ProjectedCodebook, Quantizer, Residual, SharedIndex
 from vistok.tokenizer import Branch, CodeNoise, Merge, Tokenizer
 
 SIDE = 32
@@ -84,7 +84,7 @@ def dual() -> Tokenizer:
     """A semantic stream on a coarse grid and a pixel stream on a fine one, merged as DualViTok does."""
     return Tokenizer(
         ViTEncoder(16, 16, depth=1, num_heads=2),
-        SimVQ(16, 4),
+        VQ(16, 4, init="normal", codebook=ProjectedCodebook()),
         pixels(20),
         project_in=Linear(16, 4),
         project_out=Linear(4, 8),
@@ -133,7 +133,7 @@ def pooled() -> Tokenizer:
     """Features on three grids from one encoder, as TA-Tok has them."""
     return Tokenizer(
         PooledEncoder(ViTEncoder(4, 16, depth=1, num_heads=2), (1, 2, 3)),
-        SimVQ(16, 4),
+        VQ(16, 4, init="normal", codebook=ProjectedCodebook()),
         project_in=Linear(16, 4),
         feature_head=FeatureDecoder(4, 12, width=16, depth=1, num_heads=2),
         name="pooled",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -40,6 +41,11 @@ class PooledEncoder(Encoder):
         self.dim = trunk.dim
         # several sides have no factor in common: the grid of the trunk is what an image must fill
         self.factor = trunk.factor * (self.pools[0] if len(self.pools) == 1 else 1)
+
+    @property
+    def multiple_of(self) -> int:
+        """The trunk's, and the factor."""
+        return math.lcm(self.trunk.multiple_of, self.factor)
 
     def forward(self, image: Tensor) -> Tensor:
         """Encodes at the default side."""

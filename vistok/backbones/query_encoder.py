@@ -64,6 +64,11 @@ class QueryEncoder(Encoder):
         self.queries = learned_vectors(num_tokens, width)
         self.transformer = SequenceTransformer(width, depth, num_heads)
 
+    @property
+    def multiple_of(self) -> int:
+        """The trunk's."""
+        return self.trunk.multiple_of
+
     def forward(self, image: Tensor) -> Tensor:
         """Encodes."""
         features = self.project(self.trunk(image).flatten(1, 2))

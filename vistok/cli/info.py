@@ -75,8 +75,19 @@ def _stream(stream: StreamSpec) -> str:
         parts.append(f"scales {' '.join(map(str, stream.scales))}")
     if stream.metric:
         parts.append(stream.metric)
-    parts.append(
-        f"{stream.topology} grid"
-        + (f", 1 token per {stream.factor} x {stream.factor} pixels" if stream.factor else "")
-    )
+    parts.append(_positions(stream))
     return ", ".join(parts)
+
+
+def _positions(stream: StreamSpec) -> str:
+    """How many tokens there are, and where they lie."""
+    if stream.topology == "1d":
+        return f"{stream.max_tokens} tokens in a sequence, {stream.order}"
+    if stream.topology == "ragged":
+        return f"up to {stream.max_tokens} tokens in a sequence, {stream.order}"
+    told = f"{stream.topology} grid"
+    if stream.factor:
+        told += f", 1 token per {stream.factor} x {stream.factor} pixels"
+    if stream.pools:
+        told += f", or per {', '.join(str(side * stream.factor) for side in stream.pools[1:])} pixels along each side"
+    return told

@@ -181,7 +181,7 @@ class Tokenizer(StreamParts):
         check_images(self, x)
         with torch.no_grad(), self._evaluating():
             found = {
-                name: parts.moments(x) if parts in continuous else parts.tokens(x)[0]
+                name: parts.distribution(x) if parts in continuous else parts.tokens(x)[0]
                 for name, parts in streams.items()
             }
         return Encoded(found, (x.shape[-2], x.shape[-1]))
@@ -336,10 +336,7 @@ class Tokenizer(StreamParts):
         )
 
     def prepare(self, x: Tensor) -> None:
-        """Lets the quantizers see latents before the first training step (k-means). Collective.
-
-        A quantizer in evaluation mode, as a frozen one is, learns nothing here and in ``update``.
-        """
+        """Lets quantizers see latents before the first training step (k-means), unless they are frozen. Collective."""
         for parts in self.streams.values():
             if parts.quantizer.training:
                 with torch.no_grad(), self._evaluating():
@@ -347,7 +344,10 @@ class Tokenizer(StreamParts):
                 parts.quantizer.prepare(rows)
 
     def update(self) -> None:
-        """Applies the quantizers' statistics; to be called once after each optimizer step. Collective."""
+        """Applies the quantizers' statistics; to be called once after each optimizer step. Collective.
+
+        A quantizer in evaluation mode, as a frozen one is, learns nothing.
+        """
         for parts in self.streams.values():
             if parts.quantizer.training:
                 parts.quantizer.update()

@@ -115,7 +115,7 @@ class ImageData(pl.LightningDataModule):
             if self.val is None:
                 raise RecipeError(f"vistok {command} needs images, and data.val is null: set data.val")
         else:
-            self._check_size(tokenizer.multiple_of)
+            self._check_size(tokenizer)
             if len(self._training_images()) == 0:
                 raise DataError(f"there are no images in {self.train!r}: change data.train")
         if self.val is not None and len(self._held_out_images(tokenizer)) == 0:
@@ -136,7 +136,7 @@ class ImageData(pl.LightningDataModule):
         """Batches from the one that the module's step counter asks for next."""
         assert self.trainer is not None
         module: TokenizerModule = self.trainer.lightning_module  # type: ignore[assignment]
-        self._check_size(module.tokenizer.multiple_of)
+        self._check_size(module.tokenizer)
         return self.training_batches(module.step * module.accumulate)
 
     def training_batches(self, first: int) -> DataLoader[list[Item]]:
@@ -173,7 +173,13 @@ class ImageData(pl.LightningDataModule):
         refuse_bad_images(batch["image"], batch["key"], step)
         return batch
 
-    def _check_size(self, factor: int) -> None:
+    def _check_size(self, tokenizer: Tokenizer) -> None:
+        only = None if tokenizer.decoder is None else tokenizer.decoder.image_size
+        if only is not None and only != (self.size, self.size):
+            raise RecipeError(
+                f"data.size={self.size}, but the tokenizer decodes to {only[0]} x {only[1]} alone: make them equal"
+            )
+        factor = tokenizer.multiple_of
         if self.size % factor:
             nearest = max(1, round(self.size / factor)) * factor
             raise RecipeError(
