@@ -293,7 +293,10 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises."""
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)  # alike, or nothing is fused under autocast
+        weight, bias = (
+            self.weight.to(x.dtype),
+            self.bias.to(x.dtype),
+        )  # alike, or nothing is fused under autocast
         y = F.rms_norm(x.permute(0, 2, 3, 1), weight.shape, weight, eps=1e-5) + bias
         return y.permute(0, 3, 1, 2)
 
