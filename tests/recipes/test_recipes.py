@@ -79,6 +79,8 @@ def test_the_overlay_changes_nothing_but_sizes_and_places():
 
 
 def set_everywhere(node: Any, key: str, value: Any) -> Any:
+    if isinstance(node, list):
+        return [set_everywhere(item, key, value) for item in node]
     if isinstance(node, dict):
         return {k: value if k == key else set_everywhere(v, key, value) for k, v in node.items()}
     return node

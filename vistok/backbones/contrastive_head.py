@@ -33,6 +33,8 @@ class ContrastiveHead(FeatureHead):
         ValueError: another pool, or channels that the heads do not divide.
     """
 
+    topology: Literal["2d", "1d", "any"] = "any"
+
     def __init__(
         self, dim: int, dim_out: int, pool: Literal["mean", "attention"] = "mean", num_heads: int = 8
     ) -> None:

@@ -75,7 +75,7 @@ class DCEncoder(Encoder):
         x = self.conv_in(image.contiguous(memory_format=torch.channels_last))
         for stage in self.stages:
             x = stage(x)
-        x = self.conv_out(x) + x.unflatten(1, (self.dim, -1)).mean(2)
+        x = self.conv_out(x) + group_means(x, self.dim)
         return x.permute(0, 2, 3, 1).contiguous()  # type: ignore[no-any-return]
 
 
@@ -256,7 +256,7 @@ class DCDown(nn.Module):
         y = self.conv(x)
         y = F.pixel_unshuffle(y, 2) if self.shuffle else y
         if self.shortcut:
-            y = y + F.pixel_unshuffle(x, 2).unflatten(1, (self.channels_out, -1)).mean(2)
+            y = y + group_means(F.pixel_unshuffle(x, 2), self.channels_out)
         return y  # type: ignore[no-any-return]
 
 
@@ -293,8 +293,18 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises."""
-        y = F.rms_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, eps=1e-5) + self.bias
+        weight, bias = (
+            self.weight.to(x.dtype),
+            self.bias.to(x.dtype),
+        )  # alike, or nothing is fused under autocast
+        y = F.rms_norm(x.permute(0, 2, 3, 1), weight.shape, weight, eps=1e-5) + bias
         return y.permute(0, 3, 1, 2)
+
+
+def group_means(x: Tensor, num_groups: int) -> Tensor:
+    """Means over groups of channels in a row: (B, C, H, W) to (B, num_groups, H, W)."""
+    batch, channels, height, width = x.shape
+    return x.reshape(batch, num_groups, channels // num_groups, height, width).mean(2)
 
 
 def _check(

@@ -96,7 +96,8 @@ class PostNormBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """One layer; ``mask`` is true where a piece may be looked at."""
         heads = self.qkv(x).unflatten(-1, (3, NUM_HEADS, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(*heads.unbind(0), attn_mask=mask)
+        query, key, value = heads.unbind(0)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = self.norm1(x + self.out(attended.transpose(1, 2).flatten(2)))
         return self.norm2(x + self.mlp(x))  # type: ignore[no-any-return]
 

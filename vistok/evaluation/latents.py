@@ -68,7 +68,7 @@ class LatentStatistics:
         """
         if self.sums is None:
             raise DataError("no image was seen: there are no latents to normalise")
-        sums, squares, counts = self.sums.flatten(1)
+        sums, squares, counts = self.sums.reshape(3, -1)
         mean = sums / counts
         deviation = (squares / counts - mean.square()).clamp(min=0).sqrt()
         return mean, torch.where(deviation > 1e-6, 1 / deviation, 1.0)
@@ -110,7 +110,7 @@ def normalise(
         dataset = dataset.fitted_to(tokenizer.spec)
     statistics = LatentStatistics(per)
     parts.normaliser.set(0.0, 1.0)  # so that encode gives raw latents
-    with counting(len(dataset), progress) as count:
+    with counting(len(dataset), progress, "normalise") as count:
         for images, _, keys in same_size_batches(dataset, batch_size, size):
             encoded = tokenizer.encode(images.to(tokenizer.device))
             statistics.update(encoded[stream], encoded.lengths)
