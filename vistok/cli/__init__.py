@@ -29,6 +29,7 @@ COMMANDS = {
     "eval": ("vistok.cli.evaluate", "measure a tokenizer's reconstructions"),
     "normalise": ("vistok.cli.normalise", "give latents mean 0 and deviation 1 over a dataset"),
     "bench": ("vistok.cli.bench", "time the ops against their peers"),
+    "import": ("vistok.cli.importing", "make a tokenizer from a public checkpoint"),
     "info": ("vistok.cli.info", "tell what a tokenizer is"),
 }
 # these parse their own arguments

@@ -86,7 +86,7 @@ def _check_dim(part: Decoder | FeatureHead, arriving: int) -> None:
 
 def _check_topology(part: Decoder | FeatureHead, parts: StreamParts) -> None:
     given = "2d" if parts.encoder.topology == "2d" else "1d"
-    if part.topology != given:
+    if part.topology not in (given, "any"):
         kinds = {"2d": "a grid", "1d": "a sequence"}
         raise ValueError(
             f"{type(parts.encoder).__name__} gives {kinds[given]}, {type(part).__name__} takes {kinds[part.topology]}"
