@@ -148,7 +148,6 @@ class FlowDecoder(Decoder):
             x = part(x) if isinstance(part, Upsample) else _run(part, torch.cat([x, skips.pop()], 1), moment)
         return self.patcher.inverse(self.conv_out(F.silu(self.norm_out(x))))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _noise(self, like: Tensor) -> Tensor:
         """The same for every image of a batch; drawn on the CPU, so that every device starts from it."""
         generator = torch.Generator().manual_seed(self.seed)

@@ -72,6 +72,8 @@ def _check_stream(parts: StreamParts) -> None:
         for module in (parts.quantizer, parts.project_in, parts.project_out):
             if isinstance(module, (Continuous, AttentionProjection)):
                 raise ValueError(f"{type(module).__name__} cannot take sequences of varying length")
+        if parts.feature_head is not None and parts.feature_head.topology == "any":
+            raise ValueError(f"{type(parts.feature_head).__name__} cannot take sequences of varying length")
     if parts.feature_head is not None:
         _check_dim(parts.feature_head, parts.dim_out)
         _check_topology(parts.feature_head, parts)
