@@ -61,6 +61,7 @@ def test_half_precision_attends_in_float32() -> None:
         ({"dim": 5}, "dim 5 must divide the coarsest width, 32"),
         ({"widths": (4, 16, 96)}, "a level of width 96 cannot follow one of 16"),
         ({"attention_at": (1,), "head_dim": 32}, "attention_at names level 1"),
+        ({"scales": (4,)}, "scales are odd sides"),
         ({"attention_at": (3,)}, "attention_at names level 3"),
     ],
 )

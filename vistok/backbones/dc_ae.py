@@ -52,7 +52,7 @@ class DCEncoder(Encoder):
         resample: Resample = "shuffle",
     ) -> None:
         super().__init__()
-        _check(dim, widths, depths, attention_at, head_dim)
+        _check(dim, widths, depths, attention_at, head_dim, scales)
         self.dim, self.factor = dim, 2 ** (len(widths) - 1)
         first = widths[0] if depths[0] else widths[1]
         self.conv_in = (
@@ -118,7 +118,7 @@ class DCDecoder(Decoder):
         folded_at: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        _check(dim, widths, depths, attention_at, head_dim)
+        _check(dim, widths, depths, attention_at, head_dim, scales)
         self.dim, self.factor = dim, 2 ** (len(widths) - 1)
         self.repeats = widths[-1] // dim
         self.conv_in = nn.Conv2d(dim, widths[-1], 3, padding=1)
@@ -308,7 +308,12 @@ def group_means(x: Tensor, num_groups: int) -> Tensor:
 
 
 def _check(
-    dim: int, widths: Sequence[int], depths: Sequence[int], attention_at: Sequence[int], head_dim: int
+    dim: int,
+    widths: Sequence[int],
+    depths: Sequence[int],
+    attention_at: Sequence[int],
+    head_dim: int,
+    scales: Sequence[int],
 ) -> None:
     if len(widths) != len(depths) or len(widths) < 2:
         raise ValueError(
@@ -316,7 +321,9 @@ def _check(
         )
     if min(depths[1:]) < 1 or depths[0] < 0:
         raise ValueError(f"every level but the first has one block or more, the depths are {tuple(depths)}")
-    if widths[-1] % dim:
+    if any(side < 1 or side % 2 == 0 for side in scales) or head_dim < 1:
+        raise ValueError(f"scales are odd sides and head_dim at least 1, not {tuple(scales)} and {head_dim}")
+    if dim < 1 or widths[-1] % dim:
         raise ValueError(f"dim {dim} must divide the coarsest width, {widths[-1]}")
     start = 0 if depths[0] else 1
     for finer, coarser in zip(widths[start:], widths[start + 1 :], strict=False):

@@ -12,6 +12,7 @@ KINDS = {
     "janus": "transformers' JanusVQVAE, which is LlamaGen's",
     "llamagen": "LlamaGen's vq_ds16_c2i.pt and its like",
     "emu3": "transformers' Emu3VQVAE, for still images",
+    "ldm-kl": "latent diffusion's own kl-f8 and kl-f16, MAR's kl16.ckpt",
     "diffusers-kl": "AutoencoderKL: Stable Diffusion, SDXL, SD3, FLUX",
     "diffusers-vq": "VQModel: latent diffusion's VQ, Kandinsky's MoVQ",
     "diffusers-dc-ae": "AutoencoderDC: DC-AE, Sana",

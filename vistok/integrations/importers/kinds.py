@@ -45,6 +45,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "diffusers-vq": Kind(diffusers_kl.DIFFUSERS, diffusers_kl.build_vq, choose=diffusers_kl.choose_keys),
     "emu3": Kind(emu3.EMU3, emu3.build, _IN_A_MODEL, fold=emu3.fold),
+    # latent diffusion kept the names of taming-transformers
+    "ldm-kl": Kind(vqgan.CHAMELEON, diffusers_kl.build_kl, ("first_stage_model.",)),
     "janus": Kind(vqgan.JANUS, vqgan.build_llamagen, _IN_A_MODEL),
     "llamagen": Kind(vqgan.LLAMAGEN, vqgan.build_llamagen, ("gen_vision_model.",)),
 }
