@@ -122,7 +122,7 @@ def joined() -> Tokenizer:
     stage = SharedIndex((VQ(16, 6, metric="cosine"), VQ(16, 2, metric="cosine")))
     return Tokenizer(
         JoinedEncoder([ViTEncoder(8, 16, depth=1, num_heads=2), conv(4)], [Linear(16, 6), Linear(4, 2)]),
-        MultiScale(stage, (1, 2, 4)),
+        MultiScale(stage, (1, 2, 4), num_convolutions=2),
         pixels(8),
         feature_head=FeatureDecoder(8, 12, width=16, depth=1, num_heads=2),
         name="joined",

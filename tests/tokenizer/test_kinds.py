@@ -125,3 +125,14 @@ def test_shards_hold_what_encode_gives(kind, container, tmp_path):
             assert torch.equal(tokenizer.decode(read), tokenizer.decode(direct))
         summary = shards.decode(tokenizer, dataset, tmp_path / "png", batch_size=5, progress=False)
         assert summary.num_images == 5
+
+
+@pytest.mark.parametrize(
+    "kind", ["dual", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sequence_causal", "ragged"))]
+)
+def test_a_compiled_tokenizer_gives_the_same(kind):
+    tokenizer, x = make(kind), images()
+    torch._dynamo.reset()
+    output, again = tokenizer(x), torch.compile(tokenizer, backend="eager")(x)
+    torch.testing.assert_close(again.image, output.image)
+    assert torch.equal(again.indices, output.indices)

@@ -3,10 +3,10 @@ import torch
 
 from tests.tokenizer.kinds import conv, images, make
 from vistok import TokenizerError
-from vistok.backbones import SelectingEncoder
+from vistok.backbones import AttentionProjection, SelectingEncoder
 from vistok.data import Procedural
 from vistok.evaluation import evaluate
-from vistok.quantizers import VQ
+from vistok.quantizers import VQ, Gaussian
 from vistok.spec import ImagePolicy
 from vistok.tokenizer import Branch, Encoded, StreamTokens, Tokenizer
 
@@ -79,3 +79,12 @@ def test_only_the_first_stream_may_vary_in_length():
     branch = Branch(SelectingEncoder(conv(4), max_tokens=16, depth=1, num_heads=2), VQ(8, 4), name="two")
     with pytest.raises(ValueError, match="only the first stream"):
         Tokenizer(conv(4), VQ(8, 4), branches=[branch])
+
+
+@pytest.mark.parametrize("part", ["quantizer", "project_in"])
+def test_parts_that_would_see_the_padding_are_refused(part):
+    encoder = SelectingEncoder(conv(8), max_tokens=16, depth=1, num_heads=2)
+    parts = {"quantizer": VQ(8, 8), "project_in": None}
+    parts[part] = {"quantizer": Gaussian(4), "project_in": AttentionProjection(8, 8, num_heads=2)}[part]
+    with pytest.raises(ValueError, match="varying length"):
+        Tokenizer(encoder, **parts)

@@ -8,6 +8,7 @@ import logging
 import pytest
 import torch
 
+from tests.tokenizer.kinds import make
 from tests.training.parts import differing, make_data, make_module, make_tokenizer, make_trainer, weights
 from vistok import Tokenizer, load
 from vistok.backbones import ConvDecoder, FeatureDecoder
@@ -200,3 +201,17 @@ def test_a_recipe_names_the_stage(tmp_path, capsys):
     assert differing(weights(a.decoder), weights(b.decoder))
     assert b.provenance["stage"]["weights_hash"] == a.spec.weights_hash
     assert b.provenance["recipe_hash"] != a.provenance["recipe_hash"]
+
+
+def test_a_part_may_have_another_name_there(tmp_path):
+    make("proxy").save(tmp_path / "first")
+    first, second = load(tmp_path / "first"), make("proxy_pixels")
+    for parameter in second.parameters():
+        torch.nn.init.zeros_(parameter)
+    renamed = {"feature_head": "decoder.head"}
+    take_over(second, first, ["decoder.project", "decoder.decoder"], "first", renamed)
+    assert not differing(weights(second.decoder.head), weights(first.feature_head))
+    assert not differing(weights(second.encoder), weights(first.encoder))
+    assert not any(weight.any() for weight in second.decoder.decoder.parameters())
+    with pytest.raises(RecipeError, match="renamed names 'head'"):
+        take_over(second, first, [], "first", {"head": "decoder.head"})

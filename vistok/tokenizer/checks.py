@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vistok.backbones.attention_projection import AttentionProjection
 from vistok.backbones.base import Decoder, Encoder, FeatureHead
 from vistok.errors import TokenizerError
 from vistok.quantizers import Continuous, MultiScale, Quantizer
@@ -67,6 +68,10 @@ def _check_stream(parts: StreamParts) -> None:
         )
     if parts.encoder.topology != "2d" and isinstance(parts.quantizer, MultiScale):
         raise ValueError(f"MultiScale needs a grid, {type(parts.encoder).__name__} gives a sequence")
+    if parts.encoder.topology == "ragged":
+        for part in (parts.quantizer, parts.project_in, parts.project_out):
+            if isinstance(part, (Continuous, AttentionProjection)):
+                raise ValueError(f"{type(part).__name__} cannot take sequences of varying length")
     if parts.feature_head is not None:
         _check_dim(parts.feature_head, parts.dim_out)
         _check_topology(parts.feature_head, parts)

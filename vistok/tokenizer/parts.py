@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vistok.backbones.base import Decoder, Encoder, EncoderOutput, FeatureHead
 from vistok.backbones.sequence import valid
 from vistok.errors import TokenizerError
-from vistok.quantizers import Continuous, Gaussian, Quantizer, QuantizerOutput
+from vistok.quantizers import Continuous, Gaussian, Quantizer
 from vistok.recorded import Recorded
 from vistok.spec import StreamSpec
 from vistok.tokenizer import views
@@ -123,7 +123,7 @@ class StreamParts(Recorded, nn.Module):
         return replace(found, latent=self.project_in(found.latent))
 
     def rows(self, x: Tensor) -> Tensor:
-        """The latents that there are: (B, ..., D), or (T, D) where lengths vary; for k-means and revival."""
+        """The latents that there are: (B, ..., D), or (1, T, D) where lengths vary; for k-means and revival."""
         found = self.latents(x)
         return found.latent if found.lengths is None else _rows(found.latent, found.lengths)
 
@@ -137,15 +137,14 @@ class StreamParts(Recorded, nn.Module):
             quantized = (
                 self.quantizer.sample(found.latent) if sample else self.quantizer(found.latent).quantized
             )
-            latents = self.normaliser(quantized).flatten(1, -2)
-            if found.lengths is not None:
-                latents = latents * valid(found.lengths, latents.shape[1])[..., None]
-            return StreamTokens(None, latents, grid), found.lengths
+            return StreamTokens(None, self.normaliser(quantized).flatten(1, -2), grid), None
         if found.lengths is None:
             indices = views.with_groups(self.quantizer, self.quantizer(found.latent).indices)
         else:
-            rows = self.quantizer(_rows(found.latent, found.lengths)).indices
-            indices = _padded(rows.reshape(len(rows), -1), found.lengths, found.latent.shape[1])
+            rows = views.with_groups(
+                self.quantizer, self.quantizer(_rows(found.latent, found.lengths)).indices
+            )
+            indices = _padded(rows, found.lengths, found.latent.shape[1])
         return StreamTokens(indices, None, grid), found.lengths
 
     def moments(self, x: Tensor) -> StreamTokens:
@@ -159,24 +158,17 @@ class StreamParts(Recorded, nn.Module):
     def quantize(self, x: Tensor) -> StreamOutput:
         """The differentiable way from images to vectors."""
         found = self.latents(x)
-        if found.lengths is None:
-            output = self.quantizer(found.latent)
-            indices = output.indices
-            if indices is not None:
-                indices = views.with_groups(self.quantizer, indices)
-        else:
-            # what pads a sequence is no latent: it must not move codes or count in a loss
-            output = self.quantizer(_rows(found.latent, found.lengths))
-            indices = output.indices
-            if indices is not None:
-                indices = indices.reshape(1, -1, self.quantizer.num_groups)
-            padded = _padded(output.quantized, found.lengths, found.latent.shape[1])
-            output = QuantizerOutput(padded, output.indices, output.losses)
-        quantized = output.quantized
+        lengths = found.lengths
+        # what pads a sequence is no latent: it must not move codes or count in a loss
+        output = self.quantizer(found.latent if lengths is None else _rows(found.latent, lengths))
+        indices = None if output.indices is None else views.with_groups(self.quantizer, output.indices)
+        quantized: Tensor = output.quantized
+        if lengths is not None:
+            quantized = _padded(quantized, lengths, found.latent.shape[1])
         if self.noise is not None and self.training:
             quantized = self.noise(quantized, self.quantizer)
         losses = {**found.losses, **output.losses}
-        return StreamOutput(quantized, self.projected(quantized), indices, losses, found.lengths)
+        return StreamOutput(quantized, self.projected(quantized), indices, losses, lengths)
 
     # ---------------------------------------------------------------- tokens to vectors
 
@@ -203,7 +195,7 @@ class StreamParts(Recorded, nn.Module):
             if tokens.latents is None:
                 raise TokenizerError(f"{name} is continuous: decode takes latents, not indices")
             raw = self.normaliser.inverse(checked_latents(tokens.latents.to(device), self.quantizer.dim))
-            return raw if ragged else views.fill(raw, tokens.grid)
+            return views.fill(raw, tokens.grid)
         if tokens.indices is None:
             raise TokenizerError(f"{name} is discrete: decode takes indices, not latents")
         check_groups(self.quantizer, tokens.indices)
@@ -220,11 +212,11 @@ class StreamParts(Recorded, nn.Module):
 
 
 def _rows(latent: Tensor, lengths: Tensor) -> Tensor:
-    """The latents that there are, image after image: (B, N, D) -> (T, D)."""
-    return latent[valid(lengths, latent.shape[1])]
+    """The latents that there are, image after image: (B, N, D) -> (1, T, D)."""
+    return latent[valid(lengths, latent.shape[1])][None]
 
 
 def _padded(rows: Tensor, lengths: Tensor, longest: int) -> Tensor:
-    """Rows in their places, zeros beyond: (T, C) -> (B, N, C)."""
+    """Rows in their places, zeros beyond: (1, T, C) -> (B, N, C)."""
     padded = rows.new_zeros(len(lengths), longest, rows.shape[-1])
     return padded.masked_scatter(valid(lengths, longest)[..., None], rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -31,10 +31,18 @@ class Stage(pl.Callback):
         start: Folder or Hugging Face Hub id of a tokenizer, ``runs/first/tokenizer``; None begins as the recipe builds it.
         new: Parts that are not taken over, because they are to begin anew, or are only there or only here.
         frozen: Parts that are not trained. Parts are named as in the tokenizer, with dots: ``decoder``, ``encoder.levels.0``.
+        renamed: Parts that have another name in ``start``: name there -> name here.
     """
 
-    def __init__(self, start: str | None = None, new: Sequence[str] = (), frozen: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        start: str | None = None,
+        new: Sequence[str] = (),
+        frozen: Sequence[str] = (),
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
         self.start, self.new, self.frozen = start, list(new), list(frozen)
+        self.renamed = dict(renamed or {})
         if new and start is None:
             raise RecipeError(
                 f"stage.new names {', '.join(new)}, but without stage.start all parts are new: set it"
@@ -60,7 +68,7 @@ class Stage(pl.Callback):
         if self.start is not None and not resumed:
             start = load(self.start)
             self.weights_hash = start.spec.weights_hash
-            rank_zero_info("\n".join(take_over(tokenizer, start, self.new, self.start)))
+            rank_zero_info("\n".join(take_over(tokenizer, start, self.new, self.start, self.renamed)))
         freeze(tokenizer, self.frozen)
         if self.active:
             trained = sum(w.numel() for w in tokenizer.parameters() if w.requires_grad)
@@ -82,6 +90,7 @@ class Stage(pl.Callback):
                 "weights_hash": self.weights_hash,
                 "new": self.new,
                 "frozen": self.frozen,
+                **({"renamed": self.renamed} if self.renamed else {}),
             }
             pl_module.provenance = {**pl_module.provenance, "stage": told}
 
@@ -116,7 +125,13 @@ def freeze(tokenizer: Tokenizer, names: Iterable[str]) -> None:
 
 
 @torch.no_grad()
-def take_over(tokenizer: Tokenizer, start: Tokenizer, new: Sequence[str], where: str) -> list[str]:
+def take_over(
+    tokenizer: Tokenizer,
+    start: Tokenizer,
+    new: Sequence[str],
+    where: str,
+    renamed: Mapping[str, str] | None = None,
+) -> list[str]:
     """Copies all weights but those of new parts from one tokenizer to another; returns what to tell.
 
     Args:
@@ -124,17 +139,26 @@ def take_over(tokenizer: Tokenizer, start: Tokenizer, new: Sequence[str], where:
         start: It has them.
         new: Parts to leave as they are.
         where: What to call ``start`` in messages.
+        renamed: Name of a part in ``start`` -> name here.
 
     Raises:
         RecipeError: a part that neither has, or weights that are missing, unused or misshapen.
     """
+    renamed = renamed or {}
     parts = {**dict(start.named_modules()), **dict(tokenizer.named_modules())}
+    for there, here in renamed.items():
+        for name, known in ((there, start), (here, tokenizer)):
+            if name not in dict(known.named_modules()) or not name:
+                raise _unknown("renamed", name, dict(known.named_modules()))
     for name in new:
         if name not in parts or not name:
             raise _unknown("new", name, parts)
     wanted, given = (
-        {key: value for key, value in exported_state(one).items() if not _within(key, new)}
-        for one in (tokenizer, start)
+        {key: value for key, value in state.items() if not _within(key, new)}
+        for state in (
+            exported_state(tokenizer),
+            {_named_here(key, renamed): value for key, value in exported_state(start).items()},
+        )
     )
     for keys, told, cause in (
         (wanted.keys() - given.keys(), "has no weights", "the recipe has them"),
@@ -189,6 +213,11 @@ def _differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
         for name in names
         if here["args"].get(name) != there["args"].get(name)
     ]
+
+
+def _named_here(key: str, renamed: Mapping[str, str]) -> str:
+    there = next((name for name in renamed if key.startswith(f"{name}.")), None)
+    return key if there is None else renamed[there] + key[len(there) :]
 
 
 def _within(key: str, names: Iterable[str]) -> bool:
