@@ -9,20 +9,20 @@ from vistok.errors import DataError, ShardError, TokenizerError, VistokError
 
 # every kind of tokenizer with a backbone, and the steps that the loss takes to fall
 PAIRS = [
-    ("vq", "ar", 40),
-    ("vq", "masked", 40),
-    ("fsq", "ar", 40),
-    ("residual", "ar", 40),
-    ("product", "masked", 40),
-    ("multi-scale", "next-scale", 40),
-    ("multi-scale", "ar", 40),
-    ("lfq18", "ar", 40),
-    ("sequence_reversed", "ar", 40),
-    ("sequence", "masked", 40),
-    ("dual", "ar", 40),
-    ("sequence_continuous", "diffusion", 40),
-    ("continuous", "diffusion", 40),
-    ("continuous", "mixed", 40),
+    ("vq", "ar", 25),
+    ("vq", "masked", 25),
+    ("fsq", "ar", 25),
+    ("residual", "ar", 25),
+    ("product", "masked", 25),
+    ("multi-scale", "next-scale", 25),
+    ("multi-scale", "ar", 25),
+    ("lfq18", "ar", 25),
+    ("sequence_reversed", "ar", 25),
+    ("sequence", "masked", 25),
+    ("dual", "ar", 25),
+    ("sequence_continuous", "diffusion", 25),
+    ("continuous", "diffusion", 25),
+    ("continuous", "mixed", 25),
 ]
 
 

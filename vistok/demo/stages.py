@@ -204,7 +204,14 @@ def learn(job: Job) -> dict[str, Any]:
         )
 
     with job.console.bar() as bar:
-        looks = fit(model, model.inputs(train), model.inputs(held_out), Budget(seconds=job.seconds / 2), told)
+        looks = fit(
+            model,
+            model.inputs(train),
+            model.inputs(held_out),
+            Budget(seconds=job.seconds / 2),
+            told,
+            whole=True,
+        )
     # the models count by image
     points = [Point(look.step, look.train / num_tokens, look.held_out / num_tokens) for look in looks]
     _write_points(job.out / "downstream.csv", points)

@@ -109,7 +109,7 @@ class Autoregressive(DiscreteBackbone):
         tables = self.tables()
         # the last position is scored and never read
         given = [*streams[:-1], streams[-1][:, :-1]]
-        hidden = torch.split(self.hidden(given, tables), self.counts, dim=1)
+        hidden = torch.split(self.hidden(given, tables), list(self.counts), dim=1)
         costs = [
             parts.nats(h, s, t) for parts, h, s, t in zip(self._parts, hidden, streams, tables, strict=True)
         ]

@@ -25,7 +25,7 @@ class Result:
         unit: Of ``loss``, ``baselines`` and ``points``.
         is_bound: Whether ``loss`` is an upper bound of the model's bits.
         loss: Mean over all held-out images, without dropout.
-        train_loss: The same over all training images.
+        train_loss: The same over 192 training images, or as many as there are.
         baselines: Losses of held-out images without a model, by name; the first is the one to fall below.
         details: More numbers, by name.
         points: Looks at the model while it was trained.

@@ -17,7 +17,11 @@ BATCH_SIZE = 32
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 0.05
 WARMUP = 0.05
+# where the machine is so slow that a share of the time is few steps
+WARMUP_STEPS = 20
 CHECKS = 12
+# share of the time that looks may take, the first and the last not counted
+CHECKING = 0.2
 CHECKED = 192
 # a batch is smaller where its scores would be more numbers than this
 MOST_SCORES = 1 << 25
@@ -83,8 +87,9 @@ def fit(
     budget: Budget,
     on_step: Callable[[int, float, float, Point], None] = lambda step, spent, loss, point: None,
     seed: int = 0,
+    whole: bool = False,
 ) -> list[Point]:
-    """Trains a model in place with AdamW; warm-up, then a cosine to zero over the budget.
+    """Trains a model in place with AdamW; warm-up over at least 20 steps, then a cosine to zero over the budget.
 
     Args:
         model: To train.
@@ -93,9 +98,11 @@ def fit(
         budget: When to end.
         on_step: Called with step, share of the budget, training loss of the batch (with dropout) and the last look.
         seed: Of the order and of dropout.
+        whole: Whether the last look is at all training images too.
 
     Returns:
-        Looks at the model at regular intervals, at 192 images of each; the last one, at all images, is the result.
+        Looks at the model at regular intervals, at 192 images of each, fewer where they would take more than a fifth of
+        the time; the last one, at all held-out images, is the result.
     """
     torch.manual_seed(seed)
     decayed = [p for p in model.parameters() if p.ndim == 2]
@@ -106,12 +113,18 @@ def fit(
     looked_at = [_some(images) for images in (train, held_out)]
     points: list[Point] = []
     start, step, spent = time.monotonic(), 0, 0.0
+    due, looking = 0, 0.0
     model.train()
     while spent < 1:
-        if spent * CHECKS >= len(points):
+        # without a time limit looks take the time they need, so that the same seed gives the same points
+        hurried = budget.seconds is not None and looking > CHECKING * budget.seconds * spent
+        if spent * CHECKS >= due and not hurried:
+            began, due = time.monotonic(), math.floor(spent * CHECKS) + 1
             points.append(Point(step, *(mean_cost(model, images) for images in looked_at)))
+            looking += time.monotonic() - began if step else 0.0
+        warm = min(spent / WARMUP + 0.01, (step + 1) / WARMUP_STEPS)
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(spent / WARMUP + 0.01, 0.5 + 0.5 * math.cos(math.pi * spent))
+            group["lr"] = LEARNING_RATE * min(warm, 0.5 + 0.5 * math.cos(math.pi * spent))
         loss = model.loss([t.to(model.device) for t in next(batches)])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -120,7 +133,8 @@ def fit(
         step += 1
         spent = budget.spent(time.monotonic() - start, step)
         on_step(step, min(spent, 1.0), float(loss.detach()), points[-1])
-    points.append(Point(step, mean_cost(model, train), mean_cost(model, held_out, model.num_draws)))
+    ended = mean_cost(model, train if whole else looked_at[0])
+    points.append(Point(step, ended, mean_cost(model, held_out, model.num_draws)))
     model.eval()
     return points
 
