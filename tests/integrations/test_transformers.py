@@ -160,8 +160,8 @@ def test_janus_learns_by_its_generation_head_and_writes_images(tokenizer, encode
         logits = model.model.generation_head(hidden[:, :-1][:, at[1:]])
         return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
 
-    losses = fit(model, loss)
-    assert losses[-1] < 0.7 * losses[0]
+    losses = fit(model, loss, steps=60)
+    assert losses[-1] < 0.8 * losses[0]
     model.generation_config.generation_kwargs = {"boi_token_id": layout.specials["boi"]}
     prompt = torch.cat([torch.full((2, 1), TEXT["word"]), layout.prompt(GRID).expand(2, -1)], 1)
     drawn = model.generate(

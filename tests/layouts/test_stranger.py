@@ -47,12 +47,12 @@ class Stranger(nn.Module):
 
 def fit(model: Stranger, tokens: Tensor) -> list[float]:
     optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-2), []
-    for _ in range(60):
+    for _ in range(40):
         loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses
 
 

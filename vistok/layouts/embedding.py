@@ -179,7 +179,8 @@ class TokenHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.queries = nn.Parameter(torch.stack([_orthonormal(width, dim, seed) for seed in range(groups)]))
         spread = embedder.vectors.detach().square().mean().sqrt().clamp_min(1e-8)
-        self.scale = nn.Parameter(STD / spread)
+        # logits of about half at the start: nearly uniform, and the direction of every code already tells
+        self.scale = nn.Parameter(0.5 / spread / dim**0.5)
         self.depth = nn.Parameter(torch.randn(groups, width) * STD)
         layers = [
             nn.TransformerEncoderLayer(
