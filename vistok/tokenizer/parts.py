@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +51,14 @@ class Reconstruction:
         losses: Unweighted scalars by name: of encoders and quantizers, ``<stream>/<name>`` where there are several streams,
             and of a decoder that has its own.
         indices: (B, N, S) int64 of the first stream, (1, T, S) where lengths vary; None if continuous.
+        streams: The same of every discrete stream, by name.
     """
 
     image: Tensor | None
     features: Tensor | None
     losses: dict[str, Tensor]
     indices: Tensor | None
+    streams: dict[str, Tensor] = field(default_factory=dict)
 
 
 class StreamParts(Recorded, nn.Module):

@@ -328,6 +328,7 @@ class Tokenizer(StreamParts):
             features=next((_features(head, output) for head, output in heads if head is not None), None),
             losses=losses,
             indices=first.indices,
+            streams={name: output.indices for name, output in outputs.items() if output.indices is not None},
         )
 
     def prepare(self, x: Tensor) -> None:
