@@ -181,6 +181,13 @@ class StreamParts(Recorded, nn.Module):
         vectors: Tensor = self.project_out(quantized.to(next(types, quantized.dtype)))
         return vectors
 
+    def features(self, output: StreamOutput) -> Tensor:
+        """What the feature head, which there must be, predicts from a training step's vectors: (B, h', w', Ds)."""
+        assert self.feature_head is not None
+        varying = () if output.lengths is None else (output.lengths,)
+        features: Tensor = self.feature_head(output.vectors, *varying)
+        return features
+
     def quantized(self, tokens: StreamTokens, name: str, device: torch.device) -> Tensor:
         """Tokens as they lie: quantized vectors (B, h, w, D), or (B, N, D) of a sequence.
 
