@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.integrations.importers.test_vqgan import janus
-from tests.recipes.test_parameter_counts import TWINS
 from tests.recipes.test_recipes import instantiate
+from tests.recipes.test_twins import TWINS
 from vistok.errors import TokenizerError
 from vistok.integrations.importers import KINDS, import_tokenizer
 from vistok.integrations.importers.checkpoint import Checkpoint

@@ -115,7 +115,7 @@ def sources(tokenizer: Tokenizer, checkpoint: Checkpoint, keys: KeyMap) -> dict[
 
 
 def fill(tokenizer: Tokenizer, checkpoint: Checkpoint, keys: KeyMap) -> None:
-    """Gives every parameter its tensor, in float32.
+    """Gives every parameter its tensor.
 
     Raises:
         TokenizerError: as ``sources``, or a tensor that is not finite.
@@ -126,7 +126,7 @@ def fill(tokenizer: Tokenizer, checkpoint: Checkpoint, keys: KeyMap) -> None:
         for key in taken:
             if not bool(checkpoint.tensors[key].isfinite().all()):
                 raise checkpoint.refuse(f"{key} holds NaN or Inf")
-        tensor = torch.cat([checkpoint.tensors[key].detach().float() for key in taken])
+        tensor = torch.cat([checkpoint.tensors[key].detach() for key in taken])
         filled[name] = tensor.reshape(wanted[name].shape)
     tokenizer.load_state_dict(filled, strict=False)
 
