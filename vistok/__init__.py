@@ -27,7 +27,17 @@ _EXPORTS = {
     "VistokError": "vistok.errors",
     "load": "vistok.tokenizer",
 }
-_SUBPACKAGES = ("backbones", "data", "evaluation", "losses", "quantizers", "shards", "tokenizer", "training")
+_SUBPACKAGES = (
+    "backbones",
+    "data",
+    "evaluation",
+    "integrations",
+    "losses",
+    "quantizers",
+    "shards",
+    "tokenizer",
+    "training",
+)
 
 __all__ = [
     "DataError",

@@ -26,7 +26,9 @@ def test_help_names_every_command_without_loading_torch():
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["demo", "encode", "decode", "verify", "export", "eval", "info", "fit"])
+@pytest.mark.parametrize(
+    "command", ["demo", "encode", "decode", "verify", "export", "eval", "import", "info", "fit"]
+)
 def test_help_of_a_command_does_not_load_torch(command):
     code = f"import sys; from vistok.cli import main; s = main(['{command}', '--help']); print('torch' in sys.modules); sys.exit(s)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

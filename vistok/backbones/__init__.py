@@ -4,14 +4,18 @@ from vistok.backbones.attention_projection import AttentionProjection
 from vistok.backbones.base import Decoder, Encoder, EncoderOutput, FeatureHead
 from vistok.backbones.contrastive_head import ContrastiveHead
 from vistok.backbones.conv import ConvDecoder, ConvEncoder
+from vistok.backbones.dc_ae import DCDecoder, DCEncoder
 from vistok.backbones.feature_decoder import FeatureDecoder
 from vistok.backbones.flow_decoder import FlowDecoder
 from vistok.backbones.hybrid import HybridDecoder, HybridEncoder
 from vistok.backbones.joined_encoder import JoinedEncoder
+from vistok.backbones.mae_decoder import MAEDecoder
 from vistok.backbones.mask_tokens import MaskTokenDecoder, MaskTokenHead
+from vistok.backbones.modulated import ModulatedDecoder, StillConvs
 from vistok.backbones.pooled_encoder import PooledEncoder
 from vistok.backbones.projection import MLP, Linear
 from vistok.backbones.query_encoder import QueryEncoder
+from vistok.backbones.resized import ResizedEncoder
 from vistok.backbones.selecting_encoder import SelectingEncoder
 from vistok.backbones.sentence_tower import SentenceTower
 from vistok.backbones.soft_codes import SoftCodes
@@ -26,6 +30,8 @@ __all__ = [
     "ContrastiveHead",
     "ConvDecoder",
     "ConvEncoder",
+    "DCDecoder",
+    "DCEncoder",
     "Decoder",
     "Encoder",
     "EncoderOutput",
@@ -36,13 +42,17 @@ __all__ = [
     "HybridEncoder",
     "JoinedEncoder",
     "Linear",
+    "MAEDecoder",
     "MaskTokenDecoder",
     "MaskTokenHead",
+    "ModulatedDecoder",
     "PooledEncoder",
     "QueryEncoder",
+    "ResizedEncoder",
     "SelectingEncoder",
     "SentenceTower",
     "SoftCodes",
+    "StillConvs",
     "TextTower",
     "TimmEncoder",
     "ViTDecoder",

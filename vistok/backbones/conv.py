@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ class ConvEncoder(Encoder):
         patch: Pixels folded into channels before the first convolution, along each axis: 2 or 4 is far faster than 1
             and costs fine detail.
         patching: How they are folded, see ``Patcher``; ``"haar"`` with a patch of 4 is Cosmos' way.
+        num_groups: Groups of each normalisation; None is 32, or fewer below 128 channels.
 
     Shapes:
         image (B, 3, H, W) -> latent (B, H / factor, W / factor, dim), factor = patch * 2^(len(multipliers) - 1).
@@ -52,10 +54,12 @@ class ConvEncoder(Encoder):
         attention_at: Sequence[int] = (),
         patch: int = 1,
         patching: Patching = "space_to_channel",
+        num_groups: int | None = None,
     ) -> None:
         super().__init__()
         _check_levels(multipliers, attention_at)
         num_blocks = _blocks_of_levels(num_res_blocks, len(multipliers))
+        norm = partial(group_norm, num_groups=num_groups)
         self.dim, self.patch, self.patcher = dim, patch, Patcher(patch, patching)
         self.factor = patch * 2 ** (len(multipliers) - 1)
         self.conv_in = nn.Conv2d(3 * patch**2, channels, 3, padding=1)
@@ -64,15 +68,15 @@ class ConvEncoder(Encoder):
         for level, multiplier in enumerate(multipliers):
             blocks = nn.Sequential()
             for _ in range(num_blocks[level]):
-                blocks.append(ResBlock(width, channels * multiplier))
+                blocks.append(ResBlock(width, channels * multiplier, norm))
                 width = channels * multiplier
                 if level in attention_at:
-                    blocks.append(AttentionBlock(width))
+                    blocks.append(AttentionBlock(width, norm))
             if level < len(multipliers) - 1:
                 blocks.append(Downsample(width))
             self.levels.append(blocks)
-        self.middle = _middle(width, attention=bool(attention_at))
-        self.norm_out = group_norm(width)
+        self.middle = _middle(width, bool(attention_at), norm)
+        self.norm_out = norm(width)
         self.conv_out = nn.Conv2d(width, dim, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -85,7 +89,45 @@ class ConvEncoder(Encoder):
         return _channels_last(x)
 
 
-class ConvDecoder(Decoder):
+class UpsamplingDecoder(Decoder):
+    """The layers that convolutional decoders have in common, whatever they normalise with; they set ``dim`` and ``patch`` first."""
+
+    patch: int
+
+    def _build(
+        self,
+        widths: Sequence[int],
+        num_res_blocks: int | Sequence[int],
+        attention_at: Sequence[int],
+        norm: Callable[[int], nn.Module],
+    ) -> None:
+        _check_levels(widths, attention_at)
+        num_blocks = _blocks_of_levels(num_res_blocks, len(widths))
+        self.factor = self.patch * 2 ** (len(widths) - 1)
+        width = widths[-1]
+        self.conv_in = nn.Conv2d(self.dim, width, 3, padding=1)
+        self.middle = _middle(width, bool(attention_at), norm)
+        self.levels = nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            blocks = nn.Sequential()
+            for _ in range(num_blocks[level] + 1):
+                blocks.append(ResBlock(width, widths[level], norm))
+                width = widths[level]
+                if level in attention_at:
+                    blocks.append(AttentionBlock(width, norm))
+            if level > 0:
+                blocks.append(Upsample(width))
+            self.levels.append(blocks)
+        self.norm_out = norm(width)
+        self.conv_out = nn.Conv2d(width, 3 * self.patch**2, 3, padding=1)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight of the last convolution."""
+        return self.conv_out.get_parameter("weight")
+
+
+class ConvDecoder(UpsamplingDecoder):
     """Residual convolutions and nearest-neighbour upsampling: the decoder of VQGAN and LlamaGen.
 
     The mirror of ``ConvEncoder`` and the same arguments, with one residual block more a level.
@@ -100,6 +142,7 @@ class ConvDecoder(Decoder):
         attention_at: As the encoder's.
         patch: Pixels unfolded from channels after the last convolution, along each axis.
         patching: As the encoder's.
+        num_groups: As the encoder's.
 
     Shapes:
         quantized (B, h, w, dim) -> image (B, 3, h * factor, w * factor), factor = patch * 2^(len(multipliers) - 1).
@@ -117,33 +160,16 @@ class ConvDecoder(Decoder):
         attention_at: Sequence[int] = (),
         patch: int = 1,
         patching: Patching = "space_to_channel",
+        num_groups: int | None = None,
     ) -> None:
         super().__init__()
-        _check_levels(multipliers, attention_at)
-        num_blocks = _blocks_of_levels(num_res_blocks, len(multipliers))
         self.dim, self.patch, self.patcher = dim, patch, Patcher(patch, patching)
-        self.factor = patch * 2 ** (len(multipliers) - 1)
-        width = channels * multipliers[-1]
-        self.conv_in = nn.Conv2d(dim, width, 3, padding=1)
-        self.middle = _middle(width, attention=bool(attention_at))
-        self.levels = nn.ModuleList()
-        for level in reversed(range(len(multipliers))):
-            blocks = nn.Sequential()
-            for _ in range(num_blocks[level] + 1):
-                blocks.append(ResBlock(width, channels * multipliers[level]))
-                width = channels * multipliers[level]
-                if level in attention_at:
-                    blocks.append(AttentionBlock(width))
-            if level > 0:
-                blocks.append(Upsample(width))
-            self.levels.append(blocks)
-        self.norm_out = group_norm(width)
-        self.conv_out = nn.Conv2d(width, 3 * patch**2, 3, padding=1)
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight of the last convolution."""
-        return self.conv_out.get_parameter("weight")
+        self._build(
+            [channels * multiplier for multiplier in multipliers],
+            num_res_blocks,
+            attention_at,
+            partial(group_norm, num_groups=num_groups),
+        )
 
     def forward(self, quantized: Tensor) -> Tensor:
         """Decodes."""
@@ -157,36 +183,45 @@ class ConvDecoder(Decoder):
 
 
 class ResBlock(nn.Module):
-    """Two normalised 3x3 convolutions around a skip: (B, C, H, W) to (B, C', H, W)."""
+    """Two normalised 3x3 convolutions around a skip: (B, C, H, W) to (B, C', H, W).
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    Args:
+        channels_in: C.
+        channels_out: C'.
+        norm: Makes a normalisation of that many channels; one that is modulated takes the code besides.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, norm: Callable[[int], nn.Module] | None = None
+    ) -> None:
         super().__init__()
-        self.norm1 = group_norm(channels_in)
+        norm = norm or group_norm
+        self.norm1 = norm(channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.norm2 = group_norm(channels_out)
+        self.norm2 = norm(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *code: Tensor) -> Tensor:
         """Adds the residual."""
-        y = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(F.silu(self.norm2(y)))
+        y = self.conv1(F.silu(self.norm1(x, *code)))
+        y = self.conv2(F.silu(self.norm2(y, *code)))
         return self.skip(x) + y  # type: ignore[no-any-return]
 
 
 class AttentionBlock(nn.Module):
-    """Single-head self-attention over all positions of a map (B, C, H, W), with a skip."""
+    """Single-head self-attention over all positions of a map (B, C, H, W), with a skip; ``norm`` as ``ResBlock`` has it."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: Callable[[int], nn.Module] | None = None) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = (norm or group_norm)(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *code: Tensor) -> Tensor:
         """Adds what the other positions say."""
         batch, channels, height, width = x.shape
-        tokens = _channels_last(self.norm(x)).reshape(batch, 1, height * width, channels)
+        tokens = _channels_last(self.norm(x, *code)).reshape(batch, 1, height * width, channels)
         query, key, value = self.qkv(tokens).chunk(3, dim=-1)
         attended = self.out(F.scaled_dot_product_attention(query, key, value))
         return x + attended.reshape(batch, height, width, channels).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
@@ -216,18 +251,18 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int, num_groups: int | None = None) -> nn.GroupNorm:
     """VQGAN's 32 groups, or as many fewer as leave four channels a group: one channel a group would erase contrast."""
-    groups = math.gcd(32, channels)
-    while groups > 1 and channels < 4 * groups:
+    groups = math.gcd(32, channels) if num_groups is None else num_groups
+    while num_groups is None and groups > 1 and channels < 4 * groups:
         groups //= 2
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
-def _middle(width: int, attention: bool) -> nn.Sequential:
-    blocks: list[nn.Module] = [ResBlock(width, width), ResBlock(width, width)]
+def _middle(width: int, attention: bool, norm: Callable[[int], nn.Module]) -> nn.Sequential:
+    blocks: list[nn.Module] = [ResBlock(width, width, norm), ResBlock(width, width, norm)]
     if attention:
-        blocks.insert(1, AttentionBlock(width))
+        blocks.insert(1, AttentionBlock(width, norm))
     return nn.Sequential(*blocks)
 
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "try": ("vistok.cli.downstream", "train a small generative model on a tokenizer's tokens"),
     "normalise": ("vistok.cli.normalise", "give latents mean 0 and deviation 1 over a dataset"),
     "bench": ("vistok.cli.bench", "time the ops against their peers"),
+    "import": ("vistok.cli.importing", "make a tokenizer from a public checkpoint"),
     "info": ("vistok.cli.info", "tell what a tokenizer is"),
 }
 # these parse their own arguments

@@ -147,7 +147,7 @@ class StreamParts(Recorded, nn.Module):
             indices = _padded(rows, found.lengths, found.latent.shape[1])
         return StreamTokens(indices, None, grid), found.lengths
 
-    def moments(self, x: Tensor) -> StreamTokens:
+    def distribution(self, x: Tensor) -> StreamTokens:
         """Images to means and standard deviations, (B, N, 2 D), of a stream whose latents have a distribution."""
         assert self.normaliser is not None and isinstance(self.quantizer, Gaussian)
         found = self.latents(x)

@@ -176,7 +176,7 @@ class Tokenizer(StreamParts):
         check_images(self, x)
         with torch.no_grad(), self._evaluating():
             found = {
-                name: parts.moments(x) if parts in continuous else parts.tokens(x)[0]
+                name: parts.distribution(x) if parts in continuous else parts.tokens(x)[0]
                 for name, parts in streams.items()
             }
         return Encoded(found, (x.shape[-2], x.shape[-1]))
