@@ -78,8 +78,8 @@ def _pictures(result: Result) -> str:
     drawn = _grid(result.samples, captions, "sample")
     real = _grid(result.real, [""] * len(result.real), "held-out image")
     intro = (
-        "Left: drawn by the model and decoded. Right: held-out images, decoded from their tokens, which is the best that "
-        "a model of these tokens could do."
+        "What the model drew, decoded, beside held-out images that were decoded from their tokens: the best that a model of "
+        "these tokens could do."
     )
     return page.section(
         "Samples",
