@@ -306,7 +306,8 @@ def _rule(value: Any, where: str) -> StreamRule:
         if name in value and type(value[name]) not in kinds:
             told = " or ".join(kind.__name__ for kind in kinds)
             raise LayoutError(f"{where} has {name} {value[name]!r}: it must be {told}")
-    rule = StreamRule(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    rule = StreamRule(**fields)
     _check_pattern(rule.token, ("id", "letters"), where)
     if rule.groups not in ("", "stacked", "interleaved", "grouped"):
         raise LayoutError(f"{where} has groups {rule.groups!r}: stacked, interleaved or grouped")
