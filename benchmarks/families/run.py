@@ -1,6 +1,6 @@
 """A tokenizer of each family at one small budget, on photographs that a package carries: what users argue about, side by side.
 
-    python benchmarks/families/run.py [NAME ...] [--stamps DIR] [--steps 1000] [--seconds 60] [--out runs/families]
+    python benchmarks/families/run.py [NAME ...] [--stamps DIR] [--steps 1000] [--model-steps 600] [--out runs/families]
 
 Each NAME.yaml here is an overlay of base.yaml: the same autoencoder, the same number of steps on crops of 64 pixels, another
 quantizer, decoder or branch. Whole photographs are held out (coffee and china); their tiles of 64 pixels are what is measured.
@@ -145,7 +145,13 @@ def measure(
         metric = retrieval(tokenizer, SentenceTower(), held_out)
         row |= {"retrieval": metric.value, "chance": float(metric.note.split()[-1])}
     result = downstream.run(
-        tokenizer, "photos", backbone_of(tokenizer), seconds=arguments.seconds, size=SIZE, num_samples=SHOWN
+        tokenizer,
+        "photos",
+        backbone_of(tokenizer),
+        seconds=None,
+        steps=arguments.model_steps,
+        size=SIZE,
+        num_samples=SHOWN,
     )
     row |= {
         "backbone": result.backbone,
@@ -155,6 +161,7 @@ def measure(
         "bits_per_image": result.bits_per_image,
         "unigram": result.baseline if result.bits_per_image is not None else None,
         "steps": arguments.steps,
+        "model_steps": arguments.model_steps,
         "protocol": found.metrics["psnr"].protocol,
         "dtype": spec.numerics.weights,
         "machine": machine("cpu"),
@@ -242,7 +249,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(names())}")
     parser.add_argument("--stamps", type=Path, help="the unpacked package's folder of stamps")
     parser.add_argument("--steps", type=int, default=1000, help="of training a tokenizer")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of training a model on its tokens")
+    parser.add_argument("--model-steps", type=int, default=600, help="of training a model on its tokens")
     parser.add_argument("--out", default="runs/families")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in names()]
