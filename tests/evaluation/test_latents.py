@@ -10,7 +10,7 @@ from vistok.data import Procedural
 from vistok.errors import DataError, TokenizerError
 from vistok.evaluation import LatentStatistics, normalise
 from vistok.quantizers import FSQ, Gaussian
-from vistok.tokenizer import Encoded, StreamTokens
+from vistok.tokenizer import StreamTokens
 
 DATA = Procedural(7, 16)
 AXES = {"all": (0, 1, 2), "channel": (0, 1), "element": (0,)}
@@ -36,8 +36,17 @@ def test_measuring_twice_gives_the_same():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def encoded(latents: torch.Tensor, grid: tuple[int, ...]) -> Encoded:
-    return Encoded({"pixel": StreamTokens(None, latents, grid)}, (8, 8))
+def encoded(latents: torch.Tensor, grid: tuple[int, ...]) -> StreamTokens:
+    return StreamTokens(None, latents, grid)
+
+
+def test_what_pads_a_sequence_does_not_count():
+    statistics = LatentStatistics("channel")
+    latents = torch.tensor([[[1.0], [9.0]], [[2.0], [3.0]]])
+    statistics.update(encoded(latents, (2,)), lengths=torch.tensor([1, 2]))
+    assert statistics.shift_and_scale()[0].tolist() == [2.0] and statistics.num_images == 2
+    with pytest.raises(DataError, match="varying length"):
+        LatentStatistics("element").update(encoded(latents, (2,)), lengths=torch.tensor([1, 2]))
 
 
 def test_what_is_constant_is_shifted_not_scaled():

@@ -70,7 +70,7 @@ def items(*colours: str, **fields) -> list[dict]:
 
 def test_recall_counts_images_whose_own_caption_is_nearest():
     data = items(
-        "red", "green", "blue", "red", caption=["a red hat", "something green", "deep blue", "all green"]
+        "red", "green", "blue", "red", caption=["a red hat", "something green", "deep blue", "nothing"]
     )
     metric = retrieval(tokenizer(), Words(), data, batch_size=2)
     assert metric.value == 0.75

@@ -81,7 +81,7 @@ def test_the_adaptive_weight_reaches_the_encoder_of_a_whole_training_step(tmp_pa
     term = VisionFoundation(Given(torch.randn(1, 8, 8, 2)))
     losses = LossTerms({"l1": 1.0, "kl": 1e-6, "vf": 0.1}, terms={"vf": term})
     module = make_module(tokenizer=tokenizer, losses=losses)
-    trainer = make_trainer(tmp_path, 2)
+    trainer = make_trainer(tmp_path, 2, val_check_interval=2)
     trainer.fit(module, make_data(val="procedural:1:24"))
     logged = trainer.callback_metrics
     assert 0 < logged["loss/vf_weight"] < 1e4 and logged["loss/vf"] > 0

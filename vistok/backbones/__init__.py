@@ -13,6 +13,7 @@ from vistok.backbones.mae_decoder import MAEDecoder
 from vistok.backbones.mask_tokens import MaskTokenDecoder, MaskTokenHead
 from vistok.backbones.modulated import ModulatedDecoder, StillConvs
 from vistok.backbones.pooled_encoder import PooledEncoder
+from vistok.backbones.positionwise_head import PositionwiseHead
 from vistok.backbones.projection import MLP, Linear
 from vistok.backbones.query_encoder import QueryEncoder
 from vistok.backbones.resized import ResizedEncoder
@@ -47,6 +48,7 @@ __all__ = [
     "MaskTokenHead",
     "ModulatedDecoder",
     "PooledEncoder",
+    "PositionwiseHead",
     "QueryEncoder",
     "ResizedEncoder",
     "SelectingEncoder",

@@ -10,7 +10,7 @@ from torch import Tensor
 from vistok.errors import DataError, TokenizerError
 from vistok.evaluation.evaluate import Images, same_size_batches
 from vistok.evaluation.progress import counting
-from vistok.tokenizer import Encoded, Tokenizer
+from vistok.tokenizer import LatentNormaliser, StreamTokens, Tokenizer
 
 Per = Literal["all", "channel", "element"]
 CHOICES = ("all", "channel", "element")
@@ -32,25 +32,33 @@ class LatentStatistics:
         self.grid: tuple[int, ...] = ()
         self.sums: Tensor | None = None
 
-    def update(self, encoded: Encoded) -> None:
+    def update(self, tokens: StreamTokens, lengths: Tensor | None = None) -> None:
         """Takes in the raw latents of a batch.
 
+        Args:
+            tokens: Of a continuous stream.
+            lengths: (B,) latents of each image where they vary; what lies beyond does not count.
+
         Raises:
-            DataError: images of several sizes, where every element has statistics of its own.
+            DataError: several grids, or lengths that vary, where every element has statistics of its own.
         """
-        latents = encoded.main.values.detach().cpu().double()  # not every accelerator has float64
-        if self.per == "element" and self.num_images and encoded.grid != self.grid:
-            raise DataError(
-                f"images give token grids of {self.grid} and {encoded.grid}: statistics per element need one size, set --size"
-            )
-        self.grid = encoded.grid if self.per == "element" else ()
+        latents = tokens.values.detach().cpu().double()  # not every accelerator has float64
+        self.num_images += len(latents)
+        if self.per == "element":
+            if lengths is not None or tokens.grid != (self.grid or tokens.grid):
+                raise DataError(
+                    f"images give token grids of {self.grid or 'varying length'} and {tokens.grid}: statistics per "
+                    "element need one size, set --size"
+                )
+            self.grid = tokens.grid
+        elif lengths is not None:
+            latents = latents[torch.arange(latents.shape[1]) < lengths.cpu()[:, None]][None]
         over = {"all": (0, 1, 2), "channel": (0, 1), "element": (0,)}[self.per]
         count = latents.numel() // latents.sum(over).numel()
         found = torch.stack(
             [latents.sum(over), latents.square().sum(over), torch.full_like(latents.sum(over), count)]
         )
         self.sums = found if self.sums is None else self.sums + found
-        self.num_images += encoded.batch_size
 
     def shift_and_scale(self) -> tuple[Tensor, Tensor]:
         """Both flat and in float64; what is constant is shifted, not scaled.
@@ -60,15 +68,14 @@ class LatentStatistics:
         """
         if self.sums is None:
             raise DataError("no image was seen: there are no latents to normalise")
-        sums, squares, counts = self.sums.flatten(1)
+        sums, squares, counts = self.sums.reshape(3, -1)
         mean = sums / counts
         deviation = (squares / counts - mean.square()).clamp(min=0).sqrt()
         return mean, torch.where(deviation > 1e-6, 1 / deviation, 1.0)
 
-    def give_to(self, tokenizer: Tokenizer) -> None:
-        """Sets the tokenizer's normaliser."""
-        assert tokenizer.normaliser is not None
-        tokenizer.normaliser.set(*self.shift_and_scale(), self.grid)
+    def give_to(self, normaliser: LatentNormaliser) -> None:
+        """Sets a normaliser."""
+        normaliser.set(*self.shift_and_scale(), self.grid)
 
 
 def normalise(
@@ -96,17 +103,19 @@ def normalise(
         TokenizerError: a discrete tokenizer.
         DataError: no images, or several sizes where every element has statistics of its own.
     """
-    if tokenizer.normaliser is None:
+    stream, parts = tokenizer.continuous or ("", None)
+    if parts is None or parts.normaliser is None:
         raise TokenizerError(f"{tokenizer.name} is discrete: it has no latents to normalise")
     if hasattr(dataset, "fitted_to"):
         dataset = dataset.fitted_to(tokenizer.spec)
     statistics = LatentStatistics(per)
-    tokenizer.normaliser.set(0.0, 1.0)  # so that encode gives raw latents
-    with counting(len(dataset), progress) as count:
+    parts.normaliser.set(0.0, 1.0)  # so that encode gives raw latents
+    with counting(len(dataset), progress, "normalise") as count:
         for images, _, keys in same_size_batches(dataset, batch_size, size):
-            statistics.update(tokenizer.encode(images.to(tokenizer.device)))
+            encoded = tokenizer.encode(images.to(tokenizer.device))
+            statistics.update(encoded[stream], encoded.lengths)
             count(len(keys))
-    statistics.give_to(tokenizer)
+    statistics.give_to(parts.normaliser)
     told = {"images": statistics.num_images, "per": per, **({"size": size} if size else {})}
     tokenizer.provenance = {**tokenizer.provenance, "latent_statistics": told}
     return statistics

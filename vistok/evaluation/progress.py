@@ -8,7 +8,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def counting(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+def counting(total: int, shown: bool, what: str = "evaluate") -> Iterator[Callable[[int], None]]:
     """Gives a function that counts images on a bar on stderr.
 
     The bar appears with the first images and is wiped away by an error, so that only the error's message stays.
@@ -16,6 +16,7 @@ def counting(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
     Args:
         total: Images of the whole job.
         shown: False counts nothing.
+        what: Is being done.
     """
     bar: Any = None
 
@@ -26,7 +27,7 @@ def counting(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
         if bar is None:
             from tqdm import tqdm
 
-            bar = tqdm(total=total, desc="evaluate", unit="image")
+            bar = tqdm(total=total, desc=what, unit="image")
         bar.update(images)
 
     try:

@@ -40,7 +40,7 @@ class Autoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     diffusers' own. Encoding is without gradients; decoding has them towards latents that ask for them.
 
     Args:
-        tokenizer: The tokenizer as JSON data, as ``Tokenizer.to_config`` gives it.
+        tokenizer_config: The tokenizer as JSON data, as ``Tokenizer.to_config`` gives it.
         block_out_channels: Its length says the factor, 2^(length - 1), to whoever asks diffusers' way; nothing else.
         latent_channels: D.
         scaling_factor: 1.
@@ -57,7 +57,7 @@ class Autoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
-        tokenizer: dict[str, Any],
+        tokenizer_config: dict[str, Any],
         block_out_channels: tuple[int, ...] = (1,),
         latent_channels: int = 4,
         scaling_factor: float = 1.0,
@@ -66,7 +66,7 @@ class Autoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         grid: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        self.tokenizer: Tokenizer = build(tokenizer, exported_classes())
+        self.tokenizer: Tokenizer = build(tokenizer_config, exported_classes())
         _check(self.tokenizer)
         if grid:  # as many elements as the weights hold, which overwrite them
             assert self.tokenizer.normaliser is not None

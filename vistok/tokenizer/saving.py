@@ -68,9 +68,14 @@ def load(source: str | Path, *, device: str | torch.device = "cpu") -> Tokenizer
     try:
         tokenizer = _build(config, folder)
         spec = TokenizerSpec.from_json(json.dumps(config["spec"]))
-        if tokenizer.normaliser is not None and spec.latents is not None and spec.latents.grid:
+        if (
+            (continuous := tokenizer.continuous) is not None
+            and spec.latents is not None
+            and spec.latents.grid
+        ):
+            assert continuous[1].normaliser is not None
             # as many elements as the weights hold, which overwrite them
-            tokenizer.normaliser.set(0.0, 1.0, spec.latents.grid)
+            continuous[1].normaliser.set(0.0, 1.0, spec.latents.grid)
         _fill(tokenizer, folder)
     except VistokError:
         raise

@@ -84,6 +84,11 @@ class Tokenizer(StreamParts):
         return {first: self, **{part.name: part for part in self.branches if isinstance(part, Branch)}}
 
     @property
+    def continuous(self) -> tuple[str, StreamParts] | None:
+        """Name and parts of the first stream that has latents; ``spec.latents`` tells of it."""
+        return next(((n, parts) for n, parts in self.streams.items() if parts.normaliser is not None), None)
+
+    @property
     def loss_names(self) -> tuple[str, ...]:
         """Names of the losses that a forward pass gives, as ``Reconstruction`` has them."""
         own = (

@@ -37,10 +37,11 @@ def normalise_latents(
     normaliser.set(0.0, 1.0)  # so that encode gives raw latents
     statistics = LatentStatistics("channel")
     for batch in itertools.islice(batches, num_batches):
-        statistics.update(tokenizer.encode(batch["image"].to(tokenizer.device)))
+        encoded = tokenizer.encode(batch["image"].to(tokenizer.device))
+        statistics.update(encoded.main, encoded.lengths)
     assert statistics.sums is not None
     statistics.sums = _over_processes(statistics.sums, trainer)
-    statistics.give_to(tokenizer)
+    statistics.give_to(normaliser)
     num_images = torch.tensor(float(statistics.num_images), dtype=torch.float64)
     return int(_over_processes(num_images, trainer))
 

@@ -225,7 +225,10 @@ def _within(key: str, names: Iterable[str]) -> bool:
 
 
 def _unknown(setting: str, name: str, known: dict[str, nn.Module]) -> RecipeError:
-    top = sorted({part_of(part) for part in known if part})
+    empty = (nn.Identity, nn.ModuleList)
+    top = sorted(
+        part for part, module in known.items() if part and "." not in part and type(module) not in empty
+    )
     close = get_close_matches(name, known, n=1)
     meant = f"; did you mean {close[0]!r}?" if close else ""
     return RecipeError(
