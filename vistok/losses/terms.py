@@ -121,7 +121,7 @@ class LossTerms(nn.Module):
         values: dict[str, Tensor] = {
             name: term.measure(batch, output)
             for name, term in self.terms.items()
-            if self.training or has_fields(batch, term.needs)
+            if isinstance(term, Term) and (self.training or has_fields(batch, term.needs))
         }
         values.update(output.losses)
         factors = self._factors(values, encoder_layer) if torch.is_grad_enabled() else {}
