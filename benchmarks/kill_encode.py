@@ -51,7 +51,7 @@ def tokenizer() -> Tokenizer:
 def encode(out: str, engine: str, images: int, address: str) -> None:
     """The run that is killed."""
     os.setsid()
-    os.environ["RAY_LOG_TO_STDERR"] = "0"
+    os.environ.update(RAY_LOG_TO_STDERR="0", RAY_AUTH_MODE="disabled")
     chosen: Engine = LocalEngine(2)
     if engine == "ray":
         from vistok.shards.engines.ray import RayEngine
@@ -169,6 +169,8 @@ def cluster(engine: str) -> Iterator[str]:
         return
     import ray
 
+    # recent versions would ask for a token that processes forked before this do not have
+    os.environ["RAY_AUTH_MODE"] = "disabled"
     ray.init(address="local", num_cpus=ACTORS, include_dashboard=False, log_to_driver=False)
     try:
         yield ray.get_runtime_context().gcs_address
