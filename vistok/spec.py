@@ -15,6 +15,8 @@ FORMAT_VERSION = 1
 
 T = TypeVar("T", bound="JSONData")
 
+Role = Literal["pixel", "semantic", "fused"]
+
 
 class JSONData:
     """A frozen dataclass that is JSON both ways and refuses unknown fields."""
@@ -132,7 +134,7 @@ class StreamSpec(JSONData):
     """
 
     name: str = "pixel"
-    role: Literal["pixel", "semantic", "fused"] = "pixel"
+    role: Role = "pixel"
     quantizer: str = ""
     codebook_size: int | None = None
     dim: int = 0

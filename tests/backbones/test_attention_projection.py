@@ -22,10 +22,10 @@ def test_channels_change_on_any_grid(dim_in: int, dim_out: int, shape: tuple[int
 
 
 def test_every_position_sees_all_others_of_its_image_and_no_other_image() -> None:
-    projection = AttentionProjection(16, 4, num_heads=2)
-    x = torch.randn(2, 3, 3, 16)
+    projection = AttentionProjection(16, 4, num_heads=2).double()
+    x = torch.randn(2, 3, 3, 16, dtype=torch.float64)
     changed = x.clone()
-    changed[0, 2, 2] += 1
+    changed[0, 2, 2] = -changed[0, 2, 2]
     difference = (projection(changed) - projection(x)).abs().sum(dim=-1)
     assert (difference[0] > 0).all() and (difference[1] == 0).all()
 

@@ -5,8 +5,10 @@ from typing import Literal
 import pytest
 import torch
 
-from vistok.backbones import ContrastiveHead
+from vistok.backbones import ContrastiveHead, QueryEncoder, ViTEncoder
+from vistok.quantizers import Identity
 from vistok.recorded import build
+from vistok.tokenizer import Tokenizer
 
 POOLS: list[Literal["mean", "attention"]] = ["mean", "attention"]
 
@@ -43,3 +45,14 @@ def test_attention_weighs_positions_and_the_mean_does_not() -> None:
 def test_another_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="not 'max'"):
         ContrastiveHead(16, 6, pool="max")  # type: ignore[arg-type]
+
+
+def test_it_serves_tokens_on_a_grid_and_tokens_of_a_sequence() -> None:
+    grid = ViTEncoder(8, width=16, depth=1, num_heads=2)
+    sequence = QueryEncoder(
+        ViTEncoder(8, width=16, depth=1, num_heads=2), num_tokens=3, width=16, depth=1, num_heads=2
+    )
+    for encoder in (grid, sequence):
+        head = ContrastiveHead(encoder.dim, 6)
+        tokenizer = Tokenizer(encoder, Identity(encoder.dim), feature_head=head).eval()
+        assert tokenizer.semantic(torch.zeros(2, 3, 16, 16)).shape == (2, 1, 6)

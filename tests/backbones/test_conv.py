@@ -74,6 +74,15 @@ def test_a_level_that_does_not_exist_is_refused() -> None:
         ConvDecoder(8, 16, ())
 
 
+def test_groups_may_be_chosen_and_must_divide_the_channels() -> None:
+    chosen = ConvEncoder(8, 16, (1, 2), num_res_blocks=1, attention_at=(1,), num_groups=8)
+    groups = {part.num_groups for part in chosen.modules() if isinstance(part, nn.GroupNorm)}
+    assert groups == {8}
+    for wrong in (-1, 0, 5):
+        with pytest.raises(ValueError, match=f"num_groups is {wrong}, it must divide 32 channels"):
+            ConvDecoder(8, 16, (1, 2), num_groups=wrong)
+
+
 def test_an_image_whose_sides_are_no_multiples_of_the_factor_is_refused() -> None:
     with pytest.raises(ImageError, match=r"66 x 64 pixels .* multiples of 4"):
         ConvEncoder(8, 16, (1, 2), patch=2)(image(64, 66))

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from vistok.backbones import DCDecoder, DCEncoder
-from vistok.backbones.dc_ae import DCDown, DCUp, LinearAttention
 from vistok.errors import ImageError
 
 WIDTHS = (8, 16, 32)
@@ -26,25 +25,6 @@ def test_latents_and_images_have_the_sides_that_the_factor_says(depths, resample
     assert not unused and decoder.last_layer.grad is not None
 
 
-def test_down_and_up_start_from_a_reshaping_that_keeps_means() -> None:
-    x = torch.randn(1, 8, 4, 4)
-    for layer, repeats in ((DCDown(8, 16, "shuffle"), 1), (DCUp(8, 4, "conv"), 1)):
-        torch.nn.init.zeros_(layer.conv.weight)
-        torch.nn.init.zeros_(layer.conv.get_parameter("bias"))
-        assert torch.allclose(layer(x).mean(), x.mean() * repeats, atol=1e-6)
-
-
-def test_linear_attention_is_a_weighted_mean_of_values() -> None:
-    """The quadratic form, written out for one head."""
-    attention = LinearAttention(8, 8, ())
-    x = torch.randn(1, 8, 3, 5)
-    query, key, value = attention.qkv(x).flatten(2)[0].chunk(3)
-    weights = key.relu().T @ query.relu()
-    mixed = value @ (weights / weights.sum(0, keepdim=True))
-    expected = attention.norm(attention.out(mixed.reshape(1, 8, 3, 5)))
-    assert torch.allclose(attention(x), expected, atol=1e-5)
-
-
 def test_half_precision_attends_in_float32() -> None:
     encoder = DCEncoder(4, WIDTHS, (1, 1, 1), attention_at=(2,), head_dim=8).bfloat16()
     assert encoder(torch.rand(1, 3, 16, 16).bfloat16()).dtype == torch.bfloat16
@@ -61,6 +41,7 @@ def test_half_precision_attends_in_float32() -> None:
         ({"dim": 5}, "dim 5 must divide the coarsest width, 32"),
         ({"widths": (4, 16, 96)}, "a level of width 96 cannot follow one of 16"),
         ({"attention_at": (1,), "head_dim": 32}, "attention_at names level 1"),
+        ({"scales": (4,)}, "scales are odd sides"),
         ({"attention_at": (3,)}, "attention_at names level 3"),
     ],
 )

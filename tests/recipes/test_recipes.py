@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from vistok import load
+from vistok.data import Procedural
 from vistok.recipes import find_recipe, recipe_names
 from vistok.training import build
 from vistok.training.recipe import read_recipe
@@ -41,11 +42,23 @@ def test_a_recipe_builds_at_full_size(name):
     assert built.image_policy.size in (None, (config["data"]["size"], config["data"]["size"]))
 
 
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """A folder of pictures with a caption beside each, which contrastive losses read."""
+    folder = tmp_path_factory.mktemp("captioned")
+    pictures = Procedural(4, 64)
+    for number, key in enumerate(pictures.keys()):
+        pictures.read(number).save(folder / f"{key}.png")
+        (folder / f"{key}.txt").write_text(f"picture number {number}")
+    return str(folder)
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_trains_at_tiny_size_and_leaves_a_tokenizer(tmp_path, name):
-    cli = build(
-        "fit", [name, "tiny"], ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_steps", "3"]
-    )
+def test_a_recipe_trains_at_tiny_size_and_leaves_a_tokenizer(tmp_path, captioned, name):
+    places = ["--trainer.default_root_dir", str(tmp_path)]
+    if "contrastive" in read_recipe([name])["model"]["losses"]["init_args"]["weights"]:
+        places += ["--data.train", captioned, "--data.val", captioned]
+    cli = build("fit", [name, "tiny"], [*places, "--trainer.max_steps", "3"])
     cli.run()
     metrics = cli.trainer.callback_metrics
     losses = {key: float(value) for key, value in metrics.items() if key.startswith(("loss/", "val/"))}
@@ -66,6 +79,8 @@ def test_the_overlay_changes_nothing_but_sizes_and_places():
 
 
 def set_everywhere(node: Any, key: str, value: Any) -> Any:
+    if isinstance(node, list):
+        return [set_everywhere(item, key, value) for item in node]
     if isinstance(node, dict):
         return {k: value if k == key else set_everywhere(v, key, value) for k, v in node.items()}
     return node

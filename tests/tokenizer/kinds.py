@@ -14,6 +14,7 @@ from vistok.backbones import (
     Linear,
     MaskTokenDecoder,
     MaskTokenHead,
+    ModulatedDecoder,
     PooledEncoder,
     QueryEncoder,
     SelectingEncoder,
@@ -80,12 +81,15 @@ def conv_queries() -> QueryEncoder:
     return QueryEncoder(conv(8), 6, width=16, depth=1, num_heads=2, order="causal")
 
 
-def dual() -> Tokenizer:
+def dual(modulated: bool = False) -> Tokenizer:
     """A semantic stream on a coarse grid and a pixel stream on a fine one, merged as DualViTok does."""
+    modulating = ModulatedDecoder(
+        20, 10, channels=8, multipliers=(1, 1, 1, 1), num_res_blocks=1, attention_at=()
+    )
     return Tokenizer(
         ViTEncoder(16, 16, depth=1, num_heads=2),
         VQ(16, 4, init="normal", codebook=ProjectedCodebook()),
-        pixels(20),
+        modulating if modulated else pixels(20),
         project_in=Linear(16, 4),
         project_out=Linear(4, 8),
         feature_head=FeatureDecoder(8, 12, width=16, depth=1, num_heads=2),
@@ -122,7 +126,7 @@ def joined() -> Tokenizer:
     stage = SharedIndex((VQ(16, 6, metric="cosine"), VQ(16, 2, metric="cosine")))
     return Tokenizer(
         JoinedEncoder([ViTEncoder(8, 16, depth=1, num_heads=2), conv(4)], [Linear(16, 6), Linear(4, 2)]),
-        MultiScale(stage, (1, 2, 4)),
+        MultiScale(stage, (1, 2, 4), num_convolutions=2),
         pixels(8),
         feature_head=FeatureDecoder(8, 12, width=16, depth=1, num_heads=2),
         name="joined",
@@ -164,6 +168,7 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     "proxy": proxy,
     "proxy_pixels": proxy_pixels,
     "dual": dual,
+    "dual_modulated": lambda: dual(modulated=True),
     "mixed": mixed,
     "joined": joined,
     "pooled": pooled,

@@ -125,3 +125,32 @@ def test_shards_hold_what_encode_gives(kind, container, tmp_path):
             assert torch.equal(tokenizer.decode(read), tokenizer.decode(direct))
         summary = shards.decode(tokenizer, dataset, tmp_path / "png", batch_size=5, progress=False)
         assert summary.num_images == 5
+
+
+@pytest.mark.parametrize(
+    "kind", ["dual", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sequence_causal", "ragged"))]
+)
+def test_a_compiled_tokenizer_gives_the_same(kind):
+    tokenizer, x = make(kind), images()
+    torch._dynamo.reset()
+    output, again = tokenizer(x), torch.compile(tokenizer, backend="eager")(x)
+    torch.testing.assert_close(again.image, output.image)
+    assert torch.equal(again.indices, output.indices)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith(("proxy", "pooled"))])
+def test_training_brings_pictures_nearer_to_the_images(kind):
+    tokenizer, x = make(kind).train(), images()
+    torch.manual_seed(1)
+    tokenizer.prepare(x)
+    optimizer = torch.optim.Adam([p for p in tokenizer.parameters() if p.requires_grad], lr=3e-3)
+    errors = []
+    for _ in range(25):
+        output = tokenizer(x)
+        error = (output.image - x).square().mean()
+        optimizer.zero_grad()
+        (error + 0.25 * sum(output.losses.values(), torch.zeros(()))).backward()
+        optimizer.step()
+        tokenizer.update()
+        errors.append(float(error.detach()))
+    assert sum(errors[-3:]) < 0.8 * sum(errors[:3]), errors

@@ -73,7 +73,7 @@ def test_noise_acts_in_training_alone():
         (lambda: Branch(conv(4), VQ(8, 4), name="pixel"), "different names"),
         (
             lambda: Branch(conv(4), VQ(8, 4), name="two", merge=Merge("sum")),
-            "4 and 6 channels .*set project_out",
+            "6 and 4 channels .*set project_out",
         ),
         (lambda: Branch(conv(4), VQ(8, 4), name="two", merge=Merge()), "ConvDecoder expects 4 channels, 8"),
         (lambda: Branch(conv(4), VQ(8, 5), name="two"), "quantizer expects 5 channels, 4 arrive"),
@@ -83,7 +83,7 @@ def test_noise_acts_in_training_alone():
     ],
 )
 def test_branches_that_do_not_fit_are_refused(branch, words):
-    dim = 6 if "6 channels" in words else 4
+    dim = 6 if "6 and 4" in words else 4
     with pytest.raises(ValueError, match=words):
         Tokenizer(conv(dim), VQ(8, dim), pixels(dim), branches=[branch()])
 

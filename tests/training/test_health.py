@@ -14,10 +14,14 @@ from torch.multiprocessing.spawn import start_processes
 
 from tests.ranks import group
 from tests.training.parts import make_data, make_module, make_tokenizer, make_trainer
+from vistok import Tokenizer
+from vistok.backbones import ConvDecoder, ConvEncoder
 from vistok.errors import RecipeError, VistokError
 from vistok.evaluation import CodebookUsage
+from vistok.losses import LossTerms
 from vistok.quantizers import FSQ, VQ
-from vistok.training import CodebookWatchdog, fit
+from vistok.tokenizer import Branch, Merge
+from vistok.training import CodebookWatchdog, UsageMonitor, fit
 from vistok.training.health import dead_rate, share_of_reachable
 from vistok.training.usage import UsageWindow
 
@@ -157,3 +161,26 @@ def test_a_window_counts_the_same_on_1_2_and_4_processes(tmp_path):
         start_processes(_count, (world_size, str(tmp_path)), nprocs=world_size, start_method="forkserver")
         for rank in range(world_size):
             assert torch.equal(torch.load(tmp_path / f"{world_size}-{rank}.pt"), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*codes.*")
+def test_every_stream_is_watched_and_revived_by_its_own_name(tmp_path):
+    size = {"channels": 8, "multipliers": (1, 1), "num_res_blocks": 1}
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(
+        ConvEncoder(4, **size),
+        VQ(16, 4),
+        ConvDecoder(8, **size),
+        branches=[Branch(ConvEncoder(4, **size), collapsed(Revivable), name="detail", merge=Merge())],
+    )
+    losses = LossTerms({"l1": 1.0, **dict.fromkeys(tokenizer.loss_names, 0.25)})
+    module = make_module(tokenizer=tokenizer, losses=losses)
+    watchdog = CodebookWatchdog(window=2, min_usage=0.3, revive=True)
+    callbacks = [watchdog, UsageMonitor(window=2)]
+    trainer = make_trainer(tmp_path, 2, callbacks=callbacks, log_every_n_steps=1)
+    with pytest.warns(UserWarning, match="stream detail, step 2: .* 1 of 16 codes .* were revived"):
+        trainer.fit(module, datamodule=make_data())
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert metrics["watchdog/detail/usage"] == metrics["codebook/detail/usage"] == 1 / 16
+    assert metrics["watchdog/pixel/usage"] > 0.3
+    assert float(tokenizer.branches[0].quantizer.codebook.detach().abs().max()) < 100

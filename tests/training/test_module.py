@@ -77,9 +77,11 @@ def drawing_tokenizer():
 def test_a_decoder_with_a_loss_of_its_own_trains_by_it_and_draws_for_validation(tmp_path):
     module = make_module(tokenizer=drawing_tokenizer(), losses=LossTerms({"flow": 1.0}))
     before = weights(module.tokenizer)
-    trainer = make_trainer(tmp_path, steps=2, limit_val_batches=1)
-    trainer.fit(module, make_data(val="procedural:5:4"))
-    metrics = trainer.callback_metrics
+    trainer, data = make_trainer(tmp_path, steps=2, limit_val_batches=1), make_data(val="procedural:5:4")
+    trainer.fit(module, data)
+    metrics = dict(trainer.callback_metrics)
+    trainer.validate(module, data, verbose=False)
+    metrics |= trainer.callback_metrics
     assert {"loss/flow", "val/flow", "val/psnr"} <= metrics.keys()
     assert all(torch.isfinite(value) for value in metrics.values())
     moved = differing(before, weights(module.tokenizer))

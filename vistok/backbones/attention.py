@@ -46,4 +46,5 @@ class Attention(nn.Module):
         return self.out(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        batch, length, width = x.shape
+        return x.reshape(batch, length, self.num_heads, width // self.num_heads).transpose(1, 2)

@@ -13,7 +13,7 @@ class AttentionProjection(Recorded, nn.Module):
     """A linear map beside attention over all tokens, then an MLP: between an encoder and a narrow quantizer, or back.
 
     Source: Ma et al., UniTok: A Unified Tokenizer for Visual Generation and Understanding (2025), arXiv:2502.20321,
-    section 3.3. Deviations: one linear layer joins the heads, where theirs are averaged; a plain MLP of as many weights.
+    section 3. Deviations: one linear layer joins the heads, where theirs are averaged; a plain MLP of as many weights.
 
     Args:
         dim_in: Channels that come in.

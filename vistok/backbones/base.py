@@ -142,11 +142,14 @@ class Decoder(Recorded, nn.Module):
 
 
 class FeatureHead(Recorded, nn.Module):
-    """Vectors (B, h, w, dim), or (B, N, dim) if ``topology`` is ``1d``, to features (B, h', w', dim_out) of a teacher."""
+    """Vectors (B, h, w, dim), or (B, N, dim) if ``topology`` is ``1d``, to features (B, h', w', dim_out) of a teacher.
+
+    One that takes either has topology ``any``.
+    """
 
     dim: int
     dim_out: int
-    topology: Literal["2d", "1d"] = "2d"
+    topology: Literal["2d", "1d", "any"] = "2d"
 
     def forward(self, quantized: Tensor) -> Tensor:
         """Predicts features.

@@ -33,6 +33,8 @@ class ContrastiveHead(FeatureHead):
         ValueError: another pool, or channels that the heads do not divide.
     """
 
+    topology: Literal["2d", "1d", "any"] = "any"
+
     def __init__(
         self, dim: int, dim_out: int, pool: Literal["mean", "attention"] = "mean", num_heads: int = 8
     ) -> None:
@@ -40,11 +42,10 @@ class ContrastiveHead(FeatureHead):
         if pool not in ("mean", "attention"):
             raise ValueError(f'pool is "mean" or "attention", not {pool!r}')
         self.dim, self.dim_out = dim, dim_out
-        self.query, self.attention = None, None
-        if pool == "attention":
+        self.attention = Attention(dim, num_heads) if pool == "attention" else None
+        if self.attention is not None:
             self.query = nn.Parameter(torch.empty(1, 1, dim))
             nn.init.trunc_normal_(self.query, std=0.02)
-            self.attention = Attention(dim, num_heads)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.project = nn.Linear(dim, dim_out)
         init_linear(self.project)
@@ -52,7 +53,7 @@ class ContrastiveHead(FeatureHead):
     def forward(self, quantized: Tensor) -> Tensor:
         """Pools and projects."""
         tokens = quantized.flatten(1, -2)
-        if self.attention is None or self.query is None:
+        if self.attention is None:
             pooled = tokens.mean(dim=1, keepdim=True)
         else:
             pooled = self.attention(self.query.expand(len(tokens), -1, -1), tokens)

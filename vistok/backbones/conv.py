@@ -252,7 +252,13 @@ class Upsample(nn.Module):
 
 
 def group_norm(channels: int, num_groups: int | None = None) -> nn.GroupNorm:
-    """VQGAN's 32 groups, or as many fewer as leave four channels a group: one channel a group would erase contrast."""
+    """VQGAN's 32 groups, or as many fewer as leave four channels a group: one channel a group would erase contrast.
+
+    Raises:
+        ValueError: a number of groups that does not divide the channels.
+    """
+    if num_groups is not None and (num_groups < 1 or channels % num_groups):
+        raise ValueError(f"num_groups is {num_groups}, it must divide {channels} channels")
     groups = math.gcd(32, channels) if num_groups is None else num_groups
     while num_groups is None and groups > 1 and channels < 4 * groups:
         groups //= 2

@@ -117,7 +117,7 @@ class FlowDecoder(Decoder):
     def forward(self, quantized: Tensor) -> Tensor:
         """Draws."""
         batch, height, width, _ = quantized.shape
-        image = self._noise(quantized.new_empty(batch, 3, height * self.factor, width * self.factor))
+        image: Tensor = self._noise(quantized.new_empty(batch, 3, height * self.factor, width * self.factor))
         for step in range(self.num_steps):
             time = torch.full((batch,), step / self.num_steps, device=quantized.device)
             image = image + self.velocity(image, time, quantized) / self.num_steps
@@ -148,7 +148,6 @@ class FlowDecoder(Decoder):
             x = part(x) if isinstance(part, Upsample) else _run(part, torch.cat([x, skips.pop()], 1), moment)
         return self.patcher.inverse(self.conv_out(F.silu(self.norm_out(x))))
 
-    @torch.compiler.disable
     def _noise(self, like: Tensor) -> Tensor:
         """The same for every image of a batch; drawn on the CPU, so that every device starts from it."""
         generator = torch.Generator().manual_seed(self.seed)

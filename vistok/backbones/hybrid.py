@@ -83,7 +83,7 @@ class HybridEncoder(Encoder):
 class HybridDecoder(Decoder):
     """The mirror of ``HybridEncoder``: the transformer first, then convolutions up to pixels.
 
-    Source: Ma et al., UniTok (2025), arXiv:2502.20321, section 3.1. Deviations: those of the encoder; inside a block the
+    Source: Ma et al., UniTok (2025), arXiv:2502.20321, section 3. Deviations: those of the encoder; inside a block the
     map is enlarged by nearest neighbour alone, without a dense convolution after it.
 
     Args:

@@ -61,7 +61,7 @@ class MAEDecoder(Decoder):
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight of the linear layer to pixels."""
-        return self.to_pixels.weight
+        return self.to_pixels.get_parameter("weight")
 
     def forward(self, quantized: Tensor) -> Tensor:
         """Decodes."""

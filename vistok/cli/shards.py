@@ -36,6 +36,7 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
         add_data(parser)
         _add_views(parser)
         add_engine(parser)
+        _add_pool(parser)
         add_device(parser)
         return
     add_tokenizer(parser)
@@ -82,7 +83,17 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"images at once{auto} (default: 32)",
     )
+    _add_pool(parser)
     add_device(parser)
+
+
+def _add_pool(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pool",
+        type=positive,
+        metavar="P",
+        help="one of several poolings that the tokenizer offers; that of the shards, once they are made",
+    )
 
 
 def run(command: str, arguments: argparse.Namespace) -> int:
@@ -92,6 +103,8 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     from vistok import shards
 
     tokenizer = load_tokenizer(arguments)
+    if arguments.pool is not None:
+        tokenizer = tokenizer.pooled(arguments.pool)
     if command == "decode":
         print(shards.decode(tokenizer, arguments.shards, arguments.out, batch_size=arguments.batch_size))
         return OK

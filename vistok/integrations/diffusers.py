@@ -18,10 +18,10 @@ from vistok.tokenizer.saving import exported_classes
 
 try:
     # a pipeline looks for ModelMixin beside the class that it loads
-    from diffusers import ConfigMixin, ModelMixin
-    from diffusers.configuration_utils import register_to_config
+    from diffusers.configuration_utils import ConfigMixin, register_to_config
     from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
     from diffusers.models.modeling_outputs import AutoencoderKLOutput
+    from diffusers.models.modeling_utils import ModelMixin
 except ImportError as error:
     raise ImportError(
         "vistok.integrations.diffusers needs diffusers: pip install 'vistok[diffusers]'"
@@ -52,8 +52,6 @@ class Autoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         TokenizerError: a discrete tokenizer, one without a pixel decoder, or one whose factor is no power of 2.
     """
 
-    config_name = "config.json"
-
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
@@ -65,7 +63,7 @@ class Autoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         force_upcast: bool = False,
         grid: tuple[int, ...] = (),
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tokenizer: Tokenizer = build(tokenizer_config, exported_classes())
         _check(self.tokenizer)
         if grid:  # as many elements as the weights hold, which overwrite them
@@ -103,7 +101,7 @@ class Autoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         spread = isinstance(self.tokenizer.quantizer, Gaussian)
         encoded = self.tokenizer.moments(x) if spread else self.tokenizer.encode(x)
         assert encoded.latents is not None
-        values = encoded.latents.unflatten(1, encoded.grid).permute(0, 3, 1, 2).to(x.dtype)
+        values = encoded.latents.reshape(len(x), *encoded.grid, -1).permute(0, 3, 1, 2).to(x.dtype)
         if spread:
             mean, deviation = values.chunk(2, dim=1)
             parameters = torch.cat([mean, 2 * deviation.log()], dim=1)

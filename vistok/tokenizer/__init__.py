@@ -5,8 +5,9 @@ from vistok.tokenizer.code_noise import CodeNoise
 from vistok.tokenizer.encoded import Encoded, StreamTokens
 from vistok.tokenizer.merge import Merge
 from vistok.tokenizer.normaliser import LatentNormaliser
+from vistok.tokenizer.parts import Reconstruction
 from vistok.tokenizer.saving import load, save
-from vistok.tokenizer.tokenizer import Reconstruction, Tokenizer
+from vistok.tokenizer.tokenizer import Tokenizer
 
 __all__ = [
     "Branch",

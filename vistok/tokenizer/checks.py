@@ -69,9 +69,11 @@ def _check_stream(parts: StreamParts) -> None:
     if parts.encoder.topology != "2d" and isinstance(parts.quantizer, MultiScale):
         raise ValueError(f"MultiScale needs a grid, {type(parts.encoder).__name__} gives a sequence")
     if parts.encoder.topology == "ragged":
-        for part in (parts.quantizer, parts.project_in, parts.project_out):
-            if isinstance(part, (Continuous, AttentionProjection)):
-                raise ValueError(f"{type(part).__name__} cannot take sequences of varying length")
+        for module in (parts.quantizer, parts.project_in, parts.project_out):
+            if isinstance(module, (Continuous, AttentionProjection)):
+                raise ValueError(f"{type(module).__name__} cannot take sequences of varying length")
+        if parts.feature_head is not None and parts.feature_head.topology == "any":
+            raise ValueError(f"{type(parts.feature_head).__name__} cannot take sequences of varying length")
     if parts.feature_head is not None:
         _check_dim(parts.feature_head, parts.dim_out)
         _check_topology(parts.feature_head, parts)
@@ -86,7 +88,7 @@ def _check_dim(part: Decoder | FeatureHead, arriving: int) -> None:
 
 def _check_topology(part: Decoder | FeatureHead, parts: StreamParts) -> None:
     given = "2d" if parts.encoder.topology == "2d" else "1d"
-    if part.topology != given:
+    if part.topology not in (given, "any"):
         kinds = {"2d": "a grid", "1d": "a sequence"}
         raise ValueError(
             f"{type(parts.encoder).__name__} gives {kinds[given]}, {type(part).__name__} takes {kinds[part.topology]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vistok.spec import DecodingSpec, FeatureSpec, LatentSpec, NumericsSpec, StreamSpec, TokenizerSpec
+from vistok.spec import DecodingSpec, FeatureSpec, LatentSpec, NumericsSpec, Role, StreamSpec, TokenizerSpec
 
 if TYPE_CHECKING:
     from vistok.tokenizer.parts import StreamParts
@@ -41,7 +41,7 @@ def describe(tokenizer: Tokenizer, weights_hash: str) -> TokenizerSpec:
 def _streams(tokenizer: Tokenizer) -> tuple[StreamSpec, ...]:
     has_head = tokenizer.feature_head is not None
     if not len(tokenizer.branches):
-        role = "semantic" if tokenizer.decoder is None else "fused" if has_head else "pixel"
+        role: Role = "semantic" if tokenizer.decoder is None else "fused" if has_head else "pixel"
         return (replace(tokenizer.stream(), role=role),)
     return tuple(
         replace(part.stream(), name=name, role="pixel" if part.feature_head is None else "semantic")

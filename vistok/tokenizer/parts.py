@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +51,14 @@ class Reconstruction:
         losses: Unweighted scalars by name: of encoders and quantizers, ``<stream>/<name>`` where there are several streams,
             and of a decoder that has its own.
         indices: (B, N, S) int64 of the first stream, (1, T, S) where lengths vary; None if continuous.
+        streams: The same of every discrete stream, by name.
     """
 
     image: Tensor | None
     features: Tensor | None
     losses: dict[str, Tensor]
     indices: Tensor | None
+    streams: dict[str, Tensor] = field(default_factory=dict)
 
 
 class StreamParts(Recorded, nn.Module):
@@ -178,6 +180,13 @@ class StreamParts(Recorded, nn.Module):
         types = (p.dtype for m in modules if m is not None for p in m.parameters())
         vectors: Tensor = self.project_out(quantized.to(next(types, quantized.dtype)))
         return vectors
+
+    def features(self, output: StreamOutput) -> Tensor:
+        """What the feature head, which there must be, predicts from a training step's vectors: (B, h', w', Ds)."""
+        assert self.feature_head is not None
+        varying = () if output.lengths is None else (output.lengths,)
+        features: Tensor = self.feature_head(output.vectors, *varying)
+        return features
 
     def quantized(self, tokens: StreamTokens, name: str, device: torch.device) -> Tensor:
         """Tokens as they lie: quantized vectors (B, h, w, D), or (B, N, D) of a sequence.

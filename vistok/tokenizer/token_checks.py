@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 from vistok.errors import TokenizerError
 from vistok.quantizers import Quantizer
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns a part's ValueError into a TokenizerError that says what could not be done."""
+    try:
+        yield
+    except ValueError as error:
+        raise TokenizerError(f"{what}: {error}") from error
 
 
 def check_groups(quantizer: Quantizer, indices: Tensor) -> None:

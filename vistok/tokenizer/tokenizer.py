@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vistok.backbones.base import Decoder, Encoder, FeatureHead
+from vistok.backbones.pooled_encoder import PooledEncoder
 from vistok.errors import TokenizerError
 from vistok.quantizers import Gaussian, Quantizer
 from vistok.spec import ImagePolicy, TokenizerSpec
@@ -22,9 +24,9 @@ from vistok.tokenizer.description import describe
 from vistok.tokenizer.encoded import Encoded, StreamTokens
 from vistok.tokenizer.input_size import check_images, check_size, policy_of
 from vistok.tokenizer.merge import merge_streams
-from vistok.tokenizer.parts import Reconstruction, StreamOutput, StreamParts
+from vistok.tokenizer.parts import Reconstruction, StreamParts
 from vistok.tokenizer.preprocess import Images, preprocess
-from vistok.tokenizer.token_checks import check_groups, checked_latents
+from vistok.tokenizer.token_checks import check_groups, checked_latents, explained
 from vistok.tokenizer.weights_hash import WeightsHash
 
 
@@ -156,11 +158,26 @@ class Tokenizer(StreamParts):
         with torch.no_grad(), self._evaluating():
             for name, parts in self.streams.items():
                 first = parts is self
-                with _explained(f"{self.name} cannot encode") if first and pool else nullcontext():
+                with explained(f"{self.name} cannot encode") if first and pool else nullcontext():
                     tokens, varying = parts.tokens(x, sample=sample, pool=pool if first else None)
                 found[name] = tokens
                 lengths = varying if first else lengths
         return Encoded(found, (x.shape[-2], x.shape[-1]), lengths)
+
+    def pooled(self, pool: int) -> Tokenizer:
+        """The same tokenizer, weights shared, whose default is another of its poolings; to make shards of that one, say.
+
+        Raises:
+            TokenizerError: a pooling that the tokenizer does not offer.
+        """
+        with explained(f"{self.name} cannot be pooled"):
+            self.encoder.check_pool(pool)
+        if not isinstance(self.encoder, PooledEncoder):
+            return self
+        other = copy.copy(self)
+        other._modules = {**self._modules, "encoder": self.encoder.preferring(pool)}
+        other._arguments = {**self._arguments, "encoder": other.encoder}
+        return other
 
     def moments(self, x: Tensor) -> Encoded:
         """Images to the distribution of their latents, as ``encode`` otherwise; discrete streams to indices.
@@ -211,7 +228,7 @@ class Tokenizer(StreamParts):
         tokens, lengths = given_tokens(self, encoded, indices, latents, grid)
         wanted = any(given.values.requires_grad for given in tokens.values())
         with torch.set_grad_enabled(torch.is_grad_enabled() and wanted), self._evaluating():
-            with _explained("tokens cannot be decoded"):
+            with explained("tokens cannot be decoded"):
                 quantized = {
                     name: self.streams[name].quantized(given, self.name, self.device)
                     for name, given in tokens.items()
@@ -251,13 +268,13 @@ class Tokenizer(StreamParts):
             raise TokenizerError(f"embed takes a tensor or what encode gave, not {type(values).__name__}")
         values, quantizer = values.to(self.device), parts.quantizer
         if cumulative:
-            with _explained(f"{self.name} cannot embed tokens"):
+            with explained(f"{self.name} cannot embed tokens"):
                 check_groups(quantizer, values)
                 return views.up_to_scale(quantizer, values, None if given is None else given.grid)
         if parts.normaliser is not None:
             vectors: Tensor = parts.normaliser.inverse(checked_latents(values, quantizer.dim))
             return vectors.unsqueeze(-2) if depthwise else vectors
-        with torch.no_grad(), _explained("tokens cannot be embedded"):
+        with torch.no_grad(), explained("tokens cannot be embedded"):
             check_groups(quantizer, values)
             return quantizer.depthwise(values) if depthwise else views.by_position(quantizer, values)
 
@@ -271,13 +288,13 @@ class Tokenizer(StreamParts):
             TokenizerError: no semantic branch.
         """
         parts = next((p for p in self.streams.values() if p.feature_head is not None), None)
-        if parts is None or parts.feature_head is None:
+        if parts is None:
             raise TokenizerError(
                 f"{self.name} has no semantic branch: train one with a feature head, as recipes/semantic_vq.yaml does"
             )
         check_images(self, x)
         with torch.no_grad(), self._evaluating():
-            features = _features(parts.feature_head, parts.quantize(x))
+            features = parts.features(parts.quantize(x))
         return features.flatten(1, 2)
 
     def save(self, folder: str | Path) -> None:
@@ -312,7 +329,6 @@ class Tokenizer(StreamParts):
         streams = self.streams
         outputs = {name: parts.quantize(x) for name, parts in streams.items()}
         first = next(iter(outputs.values()))
-        heads = [(parts.feature_head, outputs[name]) for name, parts in streams.items()]
         losses = {
             self._loss_name(name, loss): value
             for name, output in outputs.items()
@@ -330,9 +346,12 @@ class Tokenizer(StreamParts):
                 image = self.decoder(*taken, *varying)
         return Reconstruction(
             image=image,
-            features=next((_features(head, output) for head, output in heads if head is not None), None),
+            features=next(
+                (p.features(outputs[name]) for name, p in streams.items() if p.feature_head is not None), None
+            ),
             losses=losses,
             indices=first.indices,
+            streams={name: output.indices for name, output in outputs.items() if output.indices is not None},
         )
 
     def prepare(self, x: Tensor) -> None:
@@ -383,16 +402,3 @@ class Tokenizer(StreamParts):
         finally:
             for part, mode in modes:
                 part.training = mode
-
-
-def _features(head: FeatureHead, output: StreamOutput) -> Tensor:
-    features: Tensor = head(output.vectors, *(() if output.lengths is None else (output.lengths,)))
-    return features
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise TokenizerError(f"{what}: {error}") from error

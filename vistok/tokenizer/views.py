@@ -36,7 +36,7 @@ def fill(vectors: Tensor, grid: tuple[int, ...]) -> Tensor:
         raise ValueError(
             f"{vectors.shape[1]} tokens do not fill a grid of {' x '.join(map(str, grid))}: give the grid that encode gave"
         )
-    return vectors.unflatten(1, grid)
+    return vectors.reshape(vectors.shape[0], *grid, vectors.shape[-1])
 
 
 def up_to_scale(quantizer: Quantizer, indices: Tensor, grid: tuple[int, ...] | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from vistok.errors import RecipeError, VistokError
 from vistok.evaluation import CodebookUsage
-from vistok.training.usage import UsageWindow
+from vistok.tokenizer import Tokenizer
+from vistok.training.usage import StreamWindows, log_key
 
 # wandb sends an e-mail for an alert: not more often than this
 _BETWEEN_ALERTS = timedelta(minutes=10)
@@ -50,7 +52,7 @@ class CodebookWatchdog(pl.Callback):
             )
         self.window, self.min_usage, self.revive, self.stop_after = window, min_usage, revive, stop_after
         self.num_unhealthy = 0
-        self._counts = UsageWindow(window)
+        self._counts = StreamWindows(window)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -60,24 +62,31 @@ class CodebookWatchdog(pl.Callback):
         Raises:
             VistokError: on every process, after ``stop_after`` unhealthy windows in a row.
         """
-        quantizer = pl_module.tokenizer.quantizer
-        usage = self._counts.add(outputs, quantizer.codebook_size)
-        if usage is None:
-            return
-        values = {"usage": usage.usage, "perplexity": usage.perplexity, "dead_rate": dead_rate(usage)}
-        pl_module.log_dict({f"watchdog/{name}": value for name, value in values.items()}, batch_size=1)
-        if share_of_reachable(usage) >= self.min_usage:
-            self.num_unhealthy = 0
+        tokenizer = pl_module.tokenizer
+        finished = self._counts.add(outputs, tokenizer)
+        for stream, usage in finished.items():
+            values = {"usage": usage.usage, "perplexity": usage.perplexity, "dead_rate": dead_rate(usage)}
+            named = {log_key("watchdog", stream, name, tokenizer): value for name, value in values.items()}
+            pl_module.log_dict(named, batch_size=1)
+        unhealthy = {s: usage for s, usage in finished.items() if share_of_reachable(usage) < self.min_usage}
+        if not unhealthy:
+            self.num_unhealthy = 0 if finished else self.num_unhealthy
             return
         self.num_unhealthy += 1
-        found = describe(usage, self.window, pl_module.step)
+        several = len(tokenizer.streams) > 1
+        found = "; ".join(
+            (f"stream {stream}, " if several else "") + describe(usage, self.window, pl_module.step)
+            for stream, usage in unhealthy.items()
+        )
         if self.stop_after and self.num_unhealthy >= self.stop_after:
             alert(trainer, "codebook collapsed", found, "ERROR")
             raise VistokError(
                 f"{found}, for {self.num_unhealthy} windows in a row: training stopped; lower the learning rate, let "
                 "codes be revived (watchdog.revive, the quantizer's revive_after) or take a smaller codebook"
             )
-        if self.revive and revive(pl_module.tokenizer, usage.counts == 0, outputs["image"]):
+        if self.revive and revive(
+            tokenizer, {s: u.counts == 0 for s, u in unhealthy.items()}, outputs["image"]
+        ):
             found += "; dead codes were revived"
         alert(trainer, "few codes in use", found, "WARN")
         rank_zero_warn(found)
@@ -121,17 +130,29 @@ def alert(trainer: pl.Trainer, title: str, text: str, level: str) -> None:
 
 
 @torch.no_grad()
-def revive(tokenizer: Any, dead: Tensor, image: Tensor) -> bool:
-    """Lets the quantizer replace dead codes by latents of a batch; returns whether it did. Collective.
+def revive(tokenizer: Tokenizer, dead: Mapping[str, Tensor], image: Tensor) -> bool:
+    """Lets quantizers replace dead codes by latents of a batch; returns whether any did. Collective.
 
-    Shapes:
-        dead (S, K) boolean, image (B, 3, H, W).
+    Args:
+        tokenizer: Its frozen quantizers, those in evaluation mode, are left alone.
+        dead: By stream, (S, K) boolean.
+        image: (B, 3, H, W).
     """
-    if not tokenizer.quantizer.training:  # it is frozen
+    chosen = [
+        (parts, dead[name])
+        for name, parts in tokenizer.streams.items()
+        if name in dead and parts.quantizer.training
+    ]
+    if not chosen:
         return False
     modes = [(part, part.training) for part in tokenizer.modules()]
     tokenizer.eval()
-    latent = tokenizer.rows(image)
+    latents = [parts.rows(image) for parts, _ in chosen]
     for part, mode in modes:
         part.training = mode
-    return bool(tokenizer.quantizer.revive(dead.to(latent.device), latent))
+    # all of them: a collective must not depend on what another quantizer could
+    revived = [
+        parts.quantizer.revive(codes.to(latent.device), latent)
+        for (parts, codes), latent in zip(chosen, latents, strict=True)
+    ]
+    return any(revived)

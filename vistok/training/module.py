@@ -114,7 +114,8 @@ class TokenizerModule(pl.LightningModule):
         """Gradients of one micro-batch and, after ``accumulate`` of them, one optimizer step.
 
         Returns:
-            ``image``, ``reconstruction`` (B, 3, H, W), ``indices`` (B, N, S) or None, and ``stepped``.
+            ``image``, ``reconstruction`` (B, 3, H, W), ``indices`` (B, N, S) or None, the same by stream in ``streams``,
+            and ``stepped``.
         """
         keys = batch_keys(batch)
         batch = _channels_last(batch)
@@ -134,7 +135,13 @@ class TokenizerModule(pl.LightningModule):
             self._optimizer_step()
         self.log("step", float(self.step), batch_size=len(keys))
         image_out = output.image.detach() if output.image is not None else None
-        return {"image": image, "reconstruction": image_out, "indices": output.indices, "stepped": last}
+        return {
+            "image": image,
+            "reconstruction": image_out,
+            "indices": output.indices,
+            "streams": output.streams,
+            "stepped": last,
+        }
 
     def _backward(self, batch: Batch) -> tuple[Any, dict[str, Tensor]]:
         image = batch["image"]

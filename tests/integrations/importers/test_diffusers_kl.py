@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.integrations.importers.published import images, randomised, saved, spread_codes
-from vistok.integrations.importers import import_tokenizer
+from vistok.integrations.importers import KINDS, import_tokenizer
+from vistok.integrations.importers.keys import logical_names
 
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 SIZES: dict[str, Any] = {
@@ -80,6 +81,30 @@ def test_the_early_names_of_attention_are_understood(tmp_path):
     assert torch.allclose(
         ours.encode(images()).latents.unflatten(1, (8, 12)).permute(0, 3, 1, 2), expected, atol=1e-4
     )
+
+
+def test_latent_diffusions_own_file_is_the_same_model_under_other_names(tmp_path):
+    theirs = kl(norm_num_groups=32, block_out_channels=(32, 32, 64))
+    state = {key: value.clone() for key, value in theirs.state_dict().items()}
+    save_file(state, tmp_path / "vae.safetensors")
+    ours = import_tokenizer("diffusers-kl", tmp_path / "vae.safetensors")
+    early, late = KINDS["ldm-kl"].keys, KINDS["diffusers-kl"].keys
+    renamed = {
+        there: state[here].reshape(
+            *state[here].shape,
+            *((1, 1) if ".attn" in there and "weight" in there and "norm" not in there else ()),
+        )
+        for name, logical in logical_names(ours, early.finest_first).items()
+        for there, here in zip(
+            early.theirs(logical), late.theirs(logical_names(ours, False)[name]), strict=True
+        )
+    }
+    renamed["loss.logvar"] = torch.zeros(())
+    torch.save({"model": renamed}, tmp_path / "kl16.ckpt")
+    again = import_tokenizer("ldm-kl", tmp_path / "kl16.ckpt")
+    assert renamed["decoder.up.0.block.0.conv1.weight"].shape[0] == 32  # counted from the finest level
+    assert torch.equal(again.encode(images()).latents, ours.encode(images()).latents)
+    assert torch.equal(again.decode(ours.encode(images())), ours.decode(ours.encode(images())))
 
 
 def test_a_file_alone_has_no_scale(tmp_path):

@@ -66,6 +66,15 @@ def test_latents_before_the_codebook_are_the_same(tmp_path):
     assert torch.allclose(latent, latents(theirs), atol=1e-4)
 
 
+@torch.no_grad()
+def test_weights_in_half_precision_are_folded_in_float32(tmp_path):
+    theirs = emu3().bfloat16()
+    ours = import_tokenizer("emu3", saved(theirs, tmp_path))
+    latent = ours.project_in(ours.encoder(images())).permute(0, 3, 1, 2)
+    assert latent.dtype == torch.float32
+    assert torch.allclose(latent, latents(theirs.float()), atol=1e-4)
+
+
 def test_the_decoder_reads_the_codes_twice(tmp_path):
     """Other codes with the same projection give another picture: the modulation is there."""
     ours = import_tokenizer("emu3", saved(emu3(), tmp_path))

@@ -12,9 +12,15 @@ import torch
 from safetensors.torch import save_file
 
 from tests.integrations.importers.test_vqgan import janus
+from tests.recipes.test_recipes import instantiate
+from tests.recipes.test_twins import TWINS
 from vistok.errors import TokenizerError
 from vistok.integrations.importers import KINDS, import_tokenizer
-from vistok.integrations.importers.keys import KeyMap
+from vistok.integrations.importers.checkpoint import Checkpoint
+from vistok.integrations.importers.diffusers_rae import choose_keys
+from vistok.integrations.importers.keys import KeyMap, sources
+from vistok.tokenizer.weights_hash import exported_state
+from vistok.training.recipe import read_recipe
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +83,40 @@ def test_the_wrong_kind_is_told_for_every_kind(state, tmp_path, kind):
     assert "lacks" in told or "fit" in told or "channels" in told
 
 
+@pytest.mark.parametrize(
+    ("kind", "recipe"), [("chameleon", "chameleon_vq"), ("janus", "llamagen_vq16"), ("emu3", "emu3_image")]
+)
+def test_at_full_size_a_checkpoint_gives_the_network_of_the_recipe(kind, recipe):
+    """Names and shapes alone, without memory: every key is used, every parameter has its source."""
+    model = read_recipe([recipe])["model"]["tokenizer"]
+    with torch.device("meta"):
+        twin = TWINS[recipe]()
+        checkpoint = Checkpoint("twin", kind, twin.state_dict())
+        if KINDS[kind].fold is not None:
+            checkpoint = KINDS[kind].fold(checkpoint)
+        ours = KINDS[kind].build(checkpoint, KINDS[kind].keys)
+        assert len(sources(ours, checkpoint, KINDS[kind].keys)) == len(exported_state(ours))
+    made, wanted = ours.to_config()["args"], instantiate(model).to_config()["args"]
+    for part in ("encoder", "project_in", "project_out", *(["decoder"] if ours.decoder is not None else [])):
+        assert made[part] == wanted[part], part
+    assert (ours.quantizer.codebook_size, ours.quantizer.dim) == (
+        wanted["quantizer"]["args"]["codebook_size"],
+        wanted["quantizer"]["args"]["dim"],
+    )
+
+
+def test_the_names_of_older_transformers_are_understood_in_dinov2():
+    keys = KINDS["diffusers-rae"].keys
+    name = "encoder.encoder.model.blocks.3.attn.qkv.weight"
+    assert keys.theirs(name)[1] == "encoder.encoder.layer.3.attention.k_proj.weight"
+    early = "encoder.encoder.layer.0.attention.attention.query.weight"
+    checkpoint = Checkpoint("folder", "diffusers-rae", {early: torch.zeros(1)})
+    assert (
+        choose_keys(checkpoint, keys).theirs(name)[1]
+        == "encoder.encoder.layer.3.attention.attention.key.weight"
+    )
+
+
 def test_an_unknown_kind_lists_those_that_there_are(tmp_path):
     with pytest.raises(
         TokenizerError, match=r"no importer for 'vqgan': choose one of chameleon, diffusers-dc-ae"
@@ -90,7 +130,7 @@ class _Runs:
 
 
 def test_a_pickle_with_code_in_it_is_not_run(tmp_path, capsys):
-    (tmp_path / "w.pt").write_bytes(pickle.dumps({"model": _Runs()}))
+    (tmp_path / "w.pt").write_bytes(pickle.dumps({"model": _Runs()}, protocol=2))
     with pytest.raises(TokenizerError, match=r"the weights in .*w\.pt cannot be read"):
         import_tokenizer("janus", tmp_path / "w.pt")
     assert "never" not in capsys.readouterr().out

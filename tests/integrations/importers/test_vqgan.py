@@ -98,6 +98,18 @@ def test_janus_tokens_and_pictures_are_transformers_own(tmp_path):
 
 
 @torch.no_grad()
+def test_codes_are_chosen_by_the_cosine_as_llamagen_chooses_them(tmp_path):
+    """transformers compares unscaled vectors when it encodes, though it decodes scaled ones: it agrees at length 1 alone."""
+    theirs, x = janus(length_one=False), images()
+    ours = import_tokenizer("janus", saved(theirs, tmp_path))
+    latents = torch.nn.functional.normalize(theirs.quant_conv(theirs.encoder(x)), dim=1)
+    codes = torch.nn.functional.normalize(theirs.quantize.embedding.weight, dim=1)
+    chosen = torch.einsum("bdhw,kd->bhwk", latents, codes).argmax(-1).flatten()
+    assert torch.equal(ours.encode(x).indices.flatten(), chosen)
+    assert not torch.equal(theirs.encode(x).image_tokens, chosen)
+
+
+@torch.no_grad()
 def test_codes_of_any_length_decode_as_in_transformers(tmp_path):
     theirs = janus(length_one=False)
     ours = import_tokenizer("janus", saved(theirs, tmp_path))

@@ -53,7 +53,7 @@ class Checkpoint:
 
 
 def read_checkpoint(source: str | Path, kind: str, prefixes: Sequence[str] = ()) -> Checkpoint:
-    """Reads a file of weights, or a folder with config.json and weights; nothing in it is run.
+    """Reads a file of weights, or a folder with config.json and weights, in float32; nothing in it is run.
 
     Args:
         source: A .safetensors file, a state dict that ``torch.save`` wrote, or a folder as ``save_pretrained`` makes it.
@@ -82,6 +82,8 @@ def read_checkpoint(source: str | Path, kind: str, prefixes: Sequence[str] = ())
         raise TokenizerError(
             f"{source} is no state dict: {wrong!r} is {type(tensors[wrong]).__name__}, not a tensor"
         )
+    # before anything is computed with them
+    tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     return Checkpoint(str(source), kind, tensors, config)
 
 

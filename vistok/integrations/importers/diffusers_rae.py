@@ -122,7 +122,7 @@ def build(checkpoint: Checkpoint, keys: KeyMap) -> Tokenizer:
 
 def _channels_first(rows: Tensor, scale: Tensor, shift: Tensor | float = 0.0) -> Tensor:
     """Rows (P * P * 3, ...) of a layer to pixels -> the same with the colour first, scaled and shifted by colour."""
-    by_colour = rows.unflatten(0, (-1, 3)).transpose(0, 1)
+    by_colour = rows.reshape(-1, 3, *rows.shape[1:]).transpose(0, 1)
     shape = (3,) + (1,) * (by_colour.ndim - 1)
     shift = shift.view(shape) if isinstance(shift, Tensor) else shift
     return (by_colour * scale.view(shape) + shift).flatten(0, 1)

@@ -82,36 +82,52 @@ def logical_names(tokenizer: Tokenizer, finest_first: bool) -> dict[str, str]:
     return {name: _replaced(name, prefixes) for name in exported_state(tokenizer)}
 
 
-def fill(tokenizer: Tokenizer, checkpoint: Checkpoint, keys: KeyMap) -> None:
-    """Gives every parameter its tensor, in float32; the normaliser, which is no part of a checkpoint's tensors, is left alone.
+def sources(tokenizer: Tokenizer, checkpoint: Checkpoint, keys: KeyMap) -> dict[str, list[str]]:
+    """The keys of a checkpoint that make up each tensor of a tokenizer; looks at names and shapes alone.
+
+    The normaliser, which is no part of a checkpoint's tensors, is left out.
 
     Raises:
-        TokenizerError: the first key that is missing, misshapen, not finite or left over.
+        TokenizerError: the first key that is missing, misshapen or left over.
     """
     unused = {
         key for key in checkpoint.tensors if not any(re.fullmatch(pattern, key) for pattern in keys.ignored)
     }
     wanted = exported_state(tokenizer)
-    filled: dict[str, Tensor] = {}
+    found: dict[str, list[str]] = {}
     for name, logical in logical_names(tokenizer, keys.finest_first).items():
         if name.startswith("normaliser."):
             continue
-        sources = keys.theirs(logical)
-        missing = next((key for key in sources if key not in checkpoint.tensors), None)
-        if missing is not None or not sources:
+        found[name] = keys.theirs(logical)
+        missing = next((key for key in found[name] if key not in checkpoint.tensors), None)
+        if missing is not None or not found[name]:
             raise checkpoint.refuse(f"it lacks {missing or 'a key'}, which {name} needs")
-        tensor = torch.cat([checkpoint.tensors[key].detach().float() for key in sources])
-        if not _same_shape(tensor, wanted[name]):
+        shapes = [checkpoint.tensors[key].shape for key in found[name]]
+        if not _fit(shapes, wanted[name].shape):
             raise checkpoint.refuse(
-                f"{sources[0]} has shape {tuple(checkpoint.tensors[sources[0]].shape)}, which does not fit {name}, {tuple(wanted[name].shape)}"
+                f"{found[name][0]} has shape {tuple(shapes[0])}, which does not fit {name}, {tuple(wanted[name].shape)}"
             )
-        if not bool(tensor.isfinite().all()):
-            raise checkpoint.refuse(f"{sources[0]} holds NaN or Inf")
-        filled[name] = tensor.reshape(wanted[name].shape)
-        unused.difference_update(sources)
+        unused.difference_update(found[name])
     if unused:
         more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
         raise checkpoint.refuse(f"nothing uses its key {min(unused)}{more}")
+    return found
+
+
+def fill(tokenizer: Tokenizer, checkpoint: Checkpoint, keys: KeyMap) -> None:
+    """Gives every parameter its tensor.
+
+    Raises:
+        TokenizerError: as ``sources``, or a tensor that is not finite.
+    """
+    filled: dict[str, Tensor] = {}
+    wanted = exported_state(tokenizer)
+    for name, taken in sources(tokenizer, checkpoint, keys).items():
+        for key in taken:
+            if not bool(checkpoint.tensors[key].isfinite().all()):
+                raise checkpoint.refuse(f"{key} holds NaN or Inf")
+        tensor = torch.cat([checkpoint.tensors[key].detach() for key in taken])
+        filled[name] = tensor.reshape(wanted[name].shape)
     tokenizer.load_state_dict(filled, strict=False)
 
 
@@ -141,6 +157,9 @@ def _replaced(name: str, prefixes: list[tuple[str, str]]) -> str:
     return name
 
 
-def _same_shape(tensor: Tensor, wanted: Tensor) -> bool:
-    """Equal but for dimensions of length 1: a 1x1 convolution is a linear layer."""
-    return [n for n in tensor.shape if n != 1] == [n for n in wanted.shape if n != 1]
+def _fit(shapes: list[torch.Size], wanted: torch.Size) -> bool:
+    """Whether tensors, one behind the other, have a shape but for dimensions of length 1: a 1x1 convolution is a linear layer."""
+    if any(shape[1:] != shapes[0][1:] for shape in shapes):
+        return False
+    whole = [sum(shape[0] for shape in shapes), *shapes[0][1:]] if shapes[0] else []
+    return [n for n in whole if n != 1] == [n for n in wanted if n != 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,13 +46,21 @@ KINDS: Mapping[str, Kind] = {
     ),
     "diffusers-vq": Kind(diffusers_kl.DIFFUSERS, diffusers_kl.build_vq, choose=diffusers_kl.choose_keys),
     "emu3": Kind(emu3.EMU3, emu3.build, _IN_A_MODEL, fold=emu3.fold),
+    # latent diffusion kept the names of taming-transformers
+    "ldm-kl": Kind(vqgan.CHAMELEON, diffusers_kl.build_kl, ("first_stage_model.",)),
     "janus": Kind(vqgan.JANUS, vqgan.build_llamagen, _IN_A_MODEL),
     "llamagen": Kind(vqgan.LLAMAGEN, vqgan.build_llamagen, ("gen_vision_model.",)),
 }
 
 
 def import_tokenizer(
-    kind: str, source: str | Path, *, name: str | None = None, licence: str = "unknown"
+    kind: str,
+    source: str | Path,
+    *,
+    name: str | None = None,
+    licence: str = "unknown",
+    scale: float | None = None,
+    shift: float | None = None,
 ) -> Tokenizer:
     """A tokenizer that does what a public checkpoint does, in evaluation mode and float32.
 
@@ -60,6 +69,8 @@ def import_tokenizer(
         source: A .safetensors file, a state dict that ``torch.save`` wrote, or a folder with config.json and weights.
         name: What the spec calls it; the kind, if None.
         licence: What the spec says of it; it is that of the checkpoint, which does not tell.
+        scale: Of continuous latents, ``(raw - shift) * scale``, above 0; None is the config's, 1 where there is none.
+        shift: As ``scale``; 0 where there is none.
 
     Raises:
         TokenizerError: an unknown kind, or the first thing in the checkpoint that is missing, left over or does not fit.
@@ -84,6 +95,21 @@ def import_tokenizer(
     for part in tokenizer.modules():
         if isinstance(part, Quantizer):
             part.loaded()
+    if scale is not None or shift is not None:
+        _normalise(tokenizer, scale, shift)
     tokenizer.licence = licence
     tokenizer.provenance = {"imported_from": kind, "checkpoint": Path(source).name}
     return tokenizer.eval()
+
+
+def _normalise(tokenizer: Tokenizer, scale: float | None, shift: float | None) -> None:
+    normaliser = tokenizer.normaliser
+    if normaliser is None:
+        raise TokenizerError(f"{tokenizer.name} is discrete: it has no latents to scale or shift")
+    if scale is not None and not 0 < scale < math.inf:
+        raise TokenizerError(f"the scale of latents is {scale}: it must be above 0")
+    normaliser.set(
+        normaliser.shift if shift is None else shift,
+        normaliser.scale if scale is None else scale,
+        normaliser.grid,
+    )

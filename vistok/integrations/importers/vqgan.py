@@ -38,7 +38,7 @@ _TAMING = {
     **_ENDS,
 }
 # the discriminator and the perceptual network that taming-transformers saves with a tokenizer
-CHAMELEON = KeyMap(_TAMING, _LEAVES, finest_first=True, ignored=(r"loss\..*",))
+CHAMELEON = KeyMap(_TAMING, _LEAVES, finest_first=True, ignored=(r"loss\..*", r"model_ema\..*"))
 JANUS = KeyMap(_TAMING, _LEAVES)
 # a log of recent choices
 LLAMAGEN = KeyMap(
