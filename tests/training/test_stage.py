@@ -136,10 +136,13 @@ def test_misshapen_weights_are_refused(start):
 
 def test_nothing_is_changed_where_a_stage_is_refused(start):
     tokenizer = with_head(another())
-    before = copy.deepcopy(weights(tokenizer))
-    with pytest.raises(RecipeError):
-        Stage(start).begin(tokenizer)
-    assert not differing(before, weights(tokenizer))
+    wide = another()
+    wide.decoder = ConvDecoder(4, channels=16, multipliers=(1, 1), num_res_blocks=1)
+    for refused in (tokenizer, wide):
+        before = copy.deepcopy(weights(refused))
+        with pytest.raises(RecipeError):
+            Stage(start).begin(refused)
+        assert not differing(before, weights(refused))
 
 
 @pytest.mark.parametrize(

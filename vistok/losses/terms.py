@@ -80,7 +80,7 @@ class LossTerms(nn.Module):
     @property
     def adaptive(self) -> bool:
         """Whether a term's weight follows the gradients at the encoder's last layer."""
-        return any(term.adaptive for term in self.terms.values())
+        return any(term.adaptive for _, term in self._terms())
 
     def check(self, quantizer_loss_names: Iterable[str]) -> None:
         """Compares the weights with what the quantizer returns; call it once, before training.
@@ -120,8 +120,8 @@ class LossTerms(nn.Module):
         self._refuse_unweighted(output.losses)
         values: dict[str, Tensor] = {
             name: term.measure(batch, output)
-            for name, term in self.terms.items()
-            if isinstance(term, Term) and (self.training or has_fields(batch, term.needs))
+            for name, term in self._terms()
+            if self.training or has_fields(batch, term.needs)
         }
         values.update(output.losses)
         factors = self._factors(values, encoder_layer) if torch.is_grad_enabled() else {}
@@ -139,12 +139,10 @@ class LossTerms(nn.Module):
         return total, {**logged, **{f"{name}_weight": factor for name, factor in factors.items()}}
 
     def _factors(self, values: Mapping[str, Tensor], layer: Tensor | None) -> dict[str, Tensor]:
-        adaptive = [name for name, term in self.terms.items() if term.adaptive]
+        adaptive = [name for name, term in self._terms() if term.adaptive]
         if not adaptive:
             return {}
-        pixels = [
-            self.weights[name] * values[name] for name, term in self.terms.items() if term.compares_pixels
-        ]
+        pixels = [self.weights[name] * values[name] for name, term in self._terms() if term.compares_pixels]
         if not pixels or layer is None:
             raise RecipeError(
                 f"the weight of {adaptive[0]!r} adapts to the losses on pixels, and there are none: give one a weight, "
@@ -152,6 +150,9 @@ class LossTerms(nn.Module):
             )
         reconstruction = torch.stack(pixels).sum()
         return {name: adaptive_weight(reconstruction, values[name], layer) for name in adaptive}
+
+    def _terms(self) -> list[tuple[str, Term]]:
+        return [(name, term) for name, term in self.terms.items() if isinstance(term, Term)]
 
     def _wants(self, name: str) -> bool:
         return self.weights.get(name, 0) > 0

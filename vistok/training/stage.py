@@ -175,6 +175,7 @@ def take_over(
                 f"{where} has {key!r} of shape {tuple(value.shape)}, the recipe's is {tuple(wanted[key].shape)}: "
                 f"build {part_of(key)!r} as it was, or name it in stage.new"
             )
+    for key, value in given.items():  # once all is known to fit
         wanted[key].copy_(value)
     for name, part in tokenizer.named_modules():
         if isinstance(part, Quantizer) and not _within(name, new):
