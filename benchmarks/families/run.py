@@ -1,6 +1,6 @@
 """A tokenizer of each family at one small budget, on photographs that a package carries: what users argue about, side by side.
 
-    python benchmarks/families/run.py [NAME ...] [--stamps DIR] [--steps 1000] [--model-steps 600] [--out runs/families]
+    python benchmarks/families/run.py [NAME ...] [--stamps DIR] [--steps 600] [--model-steps 400] [--out runs/families]
 
 Each NAME.yaml here is an overlay of base.yaml: the same autoencoder, the same number of steps on crops of 64 pixels, another
 quantizer, decoder or branch. Whole photographs are held out (coffee and china); their tiles of 64 pixels are what is measured.
@@ -248,8 +248,8 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(names())}")
     parser.add_argument("--stamps", type=Path, help="the unpacked package's folder of stamps")
-    parser.add_argument("--steps", type=int, default=1000, help="of training a tokenizer")
-    parser.add_argument("--model-steps", type=int, default=600, help="of training a model on its tokens")
+    parser.add_argument("--steps", type=int, default=600, help="of training a tokenizer")
+    parser.add_argument("--model-steps", type=int, default=400, help="of training a model on its tokens")
     parser.add_argument("--out", default="runs/families")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in names()]
