@@ -152,7 +152,7 @@ def test_nothing_is_changed_where_a_stage_is_refused(start):
         ({"frozen": [""]}, "no such part"),
         (
             {"new": ["merge"]},
-            r"stage\.new names 'merge', and there is no such part: there is branches, decoder",
+            r"stage\.new names 'merge', and there is no such part: there is decoder, encoder",
         ),
     ],
 )
