@@ -140,7 +140,7 @@ class TokenEmbedder(nn.Module):
         """
         if len(self.maps) == 1:
             return features @ self.maps[0]
-        pieces = features.unflatten(-1, (len(self.maps), -1))
+        pieces = features.reshape(*features.shape[:-1], len(self.maps), -1)
         return torch.einsum("...sd,sdc->...c", pieces, self.maps)
 
     def table(self) -> Tensor:
@@ -226,12 +226,13 @@ class TokenHead(nn.Module):
 
     def _logits(self, x: Tensor) -> Tensor:
         queries = torch.einsum("...sc,scd->...sd", self.norm(x), self.queries)
-        return self.scale * torch.einsum("...sd,skd->...sk", queries, self.embedder.vectors)
+        logits: Tensor = self.scale * torch.einsum("...sd,skd->...sk", queries, self.embedder.vectors)
+        return logits
 
 
 def _orthonormal(rows: int, columns: int, seed: int) -> Tensor:
     """A map (rows, columns) that keeps lengths, of the larger side's random directions."""
     generator = torch.Generator().manual_seed(seed)
     most, least = max(rows, columns), min(rows, columns)
-    basis, _ = torch.linalg.qr(torch.randn(most, least, generator=generator))
+    basis: Tensor = torch.linalg.qr(torch.randn(most, least, generator=generator))[0]
     return basis if rows >= columns else basis.T.contiguous()

@@ -160,14 +160,14 @@ def _separated(columns: Columns, slots: Slots, separators: Mapping[str, int]) ->
     new_scale = np.flatnonzero(begins_scale) + 1
     new_row = np.flatnonzero(begins_scale | (np.diff(slots.row) != 0)) + 1
     put: list[tuple[int, int, int]] = []
-    for rank, (name, at) in enumerate(
-        (
-            ("after_row", [*new_row, len(slots.row)]),
-            ("between_rows", new_row),
-            ("between_scales", new_scale),
-            ("before_scale", [0, *new_scale]),
-        )
-    ):
+    # in the order in which they stand where several meet
+    places_of = {
+        "after_row": [*new_row, len(slots.row)],
+        "between_rows": [*new_row],
+        "between_scales": [*new_scale],
+        "before_scale": [0, *new_scale],
+    }
+    for rank, (name, at) in enumerate(places_of.items()):
         if name in separators:
             put += [(int(place), rank, separators[name]) for place in at]
     put.sort()

@@ -304,12 +304,10 @@ class Layout:
                     f"{self.template.system} takes stream {order.stream.name!r}, given are {', '.join(tokens)}"
                 )
             stream = tokens[order.stream.name]
-            whole = number is None or order.stream.topology != "ragged"
-            given.append(
-                Stream(stream.values, tuple(stream.grid))
-                if whole
-                else Stream(stream.values[:, :number], (number,))
-            )
+            if number is not None and order.stream.topology == "ragged":
+                given.append(Stream(stream.values[:, :number], (number,)))
+            else:
+                given.append(Stream(stream.values, tuple(stream.grid)))
         return given
 
     def _write_labels(self, ids: Tensor, frame: Frame, labels: Tensor | None) -> None:

@@ -223,8 +223,9 @@ class StreamOrder:
     def _joined(self, parts: Tensor) -> Tensor:
         if not self.widths:
             return parts
-        pieces = parts.unflatten(2, (self.stream.num_groups, len(self.widths)))
-        return (pieces << _shifts(self.widths, parts.device)).sum(-1)
+        pieces = parts.reshape(*parts.shape[:2], self.stream.num_groups, len(self.widths))
+        joined: Tensor = (pieces << _shifts(self.widths, parts.device)).sum(-1)
+        return joined
 
     def _patched(self, latents: Tensor, grid: Grid) -> Tensor:
         patch = self.rule.patch
