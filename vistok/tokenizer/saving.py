@@ -254,7 +254,11 @@ def _check_size(config: dict[str, Any], folder: Path) -> None:
         return
     finally:
         counting.remove()
-    _check_shapes({name: tuple(value.shape) for name, value in wanted.items()}, shapes, folder / WEIGHTS)
+    needed = {name: tuple(value.shape) for name, value in wanted.items()}
+    for name in needed:
+        if ".normaliser." in f".{name}":  # as many elements as the weights hold, see ``load``
+            needed[name] = shapes.get(name, needed[name])
+    _check_shapes(needed, shapes, folder / WEIGHTS)
 
 
 def _check_shapes(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], path: Path) -> None:

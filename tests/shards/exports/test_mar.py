@@ -109,7 +109,7 @@ def test_shards_with_moments_give_the_log_variance_of_each_latent(tmp_path):
     images = [named(1)[0]["image"]]
     shards.encode(tokenizer, named(1), tmp_path / "made", moments=True, progress=False)
     with torch.inference_mode():
-        latent = tokenizer._latent(torch.stack(images))
+        latent = tokenizer.latents(torch.stack(images)).latent
         mean, deviation = tokenizer.quantizer.moments(latent)
     for normalised in (False, True):
         exported(

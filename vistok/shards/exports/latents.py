@@ -46,7 +46,8 @@ def log_variances(
         return None
     std = sample.std.astype(np.float64)
     if not normalised and spec.latents is not None:
-        std = std / np.array(spec.latents.scale)
+        scale = np.array(spec.latents.scale)
+        std = std / (scale.reshape(std.shape) if spec.latents.grid else scale)
     with np.errstate(divide="ignore"):  # a deviation of 0 is the clamp below
         log_variance = 2 * np.log(std)
     return _on_grid(np.maximum(log_variance, LEAST_LOG_VARIANCE), sample, format_name)
