@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vistok.errors import ShardError, VistokError
-from vistok.shards.batching import same_size_batches
+from vistok.shards.batching import SameSizeBatches
 from vistok.shards.container import Sample
 from vistok.shards.failures import Failures
 from vistok.shards.fingerprint import tokenizer_device
@@ -118,15 +118,14 @@ class SampleEncoder:
     def _work(
         self, images: Iterator[Loaded], plan: Plan, shards: Iterable[int]
     ) -> Iterator[tuple[int, list[Loaded] | FailedImage | None]]:
-        failed: list[FailedImage] = []
         for shard in shards:
-            usable = _usable(itertools.islice(images, len(plan.numbers(shard))), failed)
-            for batch in same_size_batches(usable, _image_size, self._batch_size):
-                yield from ((shard, failure) for failure in failed)
-                failed.clear()
-                yield shard, batch
-            yield from ((shard, failure) for failure in failed)
-            failed.clear()
+            batches = SameSizeBatches(_image_size, self._batch_size)
+            for image in itertools.islice(images, len(plan.numbers(shard))):
+                if image.reason:
+                    yield shard, FailedImage(image, image.reason)
+                else:
+                    yield from ((shard, batch) for batch in batches.add(image))
+            yield from ((shard, batch) for batch in batches.rest())
             yield shard, None
 
     def _in_lanes(
@@ -139,13 +138,18 @@ class SampleEncoder:
             initializer=torch.set_num_threads,
             initargs=(1,),
         )
-        pending: deque[tuple[int, Future[list[EncodedBatch | FailedImage]] | FailedImage | None]] = deque()
+        pending: deque[tuple[int, _Pending]] = deque()
+        num_waiting = 0  # ends of shards, which hold nothing, are not counted
         try:
             for shard, item in work:
-                done = pool.submit(self._encode, item) if isinstance(item, list) else item
-                pending.append((shard, done))
+                if isinstance(item, FailedImage) and (not pending or pending[0][0] == shard):
+                    yield shard, item  # a run that ends at it shall not read on
+                    continue
+                pending.append((shard, pool.submit(self._encode, item) if isinstance(item, list) else item))
+                num_waiting += item is not None
                 # one more than there are lanes, so that none waits for images that are there already
-                while sum(isinstance(waiting, Future) for _, waiting in pending) > self._lanes + 1:
+                while pending and (_is_there(pending[0][1]) or num_waiting > self._lanes + 1):
+                    num_waiting -= pending[0][1] is not None
                     yield from _results(*pending.popleft())
             while pending:
                 yield from _results(*pending.popleft())
@@ -189,8 +193,15 @@ class SampleEncoder:
         return narrow(tokens.indices, self._streams[name])
 
 
+_Pending = Future[list[EncodedBatch | FailedImage]] | FailedImage | None
+
+
+def _is_there(pending: _Pending) -> bool:
+    return not isinstance(pending, Future) or pending.done()
+
+
 def _results(
-    shard: int, done: Future[list[EncodedBatch | FailedImage]] | FailedImage | None
+    shard: int, done: _Pending
 ) -> Iterator[tuple[int, EncodedBatch | FailedImage | None]]:
     if isinstance(done, Future):
         yield from ((shard, result) for result in done.result())
@@ -265,14 +276,6 @@ def _broken(arrays: dict[str, NDArray[Any]]) -> dict[int, str]:
 
 def _num_tokens(samples: Iterable[Sample | None]) -> int:
     return sum(len(array) for sample in samples if sample is not None for array in sample.arrays.values())
-
-
-def _usable(images: Iterable[Loaded], failed: list[FailedImage]) -> Iterator[Loaded]:
-    for image in images:
-        if image.reason:
-            failed.append(FailedImage(image, image.reason))
-        else:
-            yield image
 
 
 def narrow(indices: Tensor, stream: StreamSpec) -> NDArray[Any]:
