@@ -245,7 +245,7 @@ def in_order(
 
 def _samples(batch: EncodedBatch, failures: Failures) -> dict[int, Sample | None]:
     encoded, arrays = batch.encoded, batch.arrays
-    broken = _broken(arrays)
+    broken = _broken(arrays)  # rounding keeps NaN and Inf
     size, grid = list(encoded.size), {name: list(tokens.grid) for name, tokens in encoded.items()}
     lengths = None if encoded.lengths is None else encoded.lengths.tolist()
     main = next(iter(encoded))
