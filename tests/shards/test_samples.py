@@ -40,6 +40,12 @@ def test_failures_across_shards_are_recorded_the_same_with_any_number_of_lanes(t
     for threads in (1, 3):
         torch.set_num_threads(threads)
         shards.encode(
-            tokenizer, images, tmp_path / str(threads), shard_size=4, on_error="skip", max_error_rate=1, **OPTIONS
+            tokenizer,
+            images,
+            tmp_path / str(threads),
+            shard_size=4,
+            on_error="skip",
+            max_error_rate=1,
+            **OPTIONS,
         )
     assert tree(tmp_path / "1") == tree(tmp_path / "3")

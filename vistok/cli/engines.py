@@ -32,7 +32,10 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help="of a Ray cluster, such as auto or ray://host:10001 (default: one on this machine, for this run)",
     )
     parser.add_argument(
-        "--num-actors", type=positive, metavar="N", help="models at once (default: one a GPU, or one)"
+        "--num-actors",
+        type=positive,
+        metavar="N",
+        help="models at once (default: as many as the cluster's GPUs hold, or its CPUs)",
     )
     parser.add_argument(
         "--gpus-per-actor",

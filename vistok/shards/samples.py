@@ -200,9 +200,7 @@ def _is_there(pending: _Pending) -> bool:
     return not isinstance(pending, Future) or pending.done()
 
 
-def _results(
-    shard: int, done: _Pending
-) -> Iterator[tuple[int, EncodedBatch | FailedImage | None]]:
+def _results(shard: int, done: _Pending) -> Iterator[tuple[int, EncodedBatch | FailedImage | None]]:
     if isinstance(done, Future):
         yield from ((shard, result) for result in done.result())
     else:
