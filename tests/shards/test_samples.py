@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.shards.conftest import Images, named, tree
+from tests.shards.conftest import Images, build_tokenizer, named, tree
 from vistok import shards
 from vistok.errors import ImageError, ShardError
 
@@ -49,3 +49,24 @@ def test_failures_across_shards_are_recorded_the_same_with_any_number_of_lanes(t
             **OPTIONS,
         )
     assert tree(tmp_path / "1") == tree(tmp_path / "3")
+
+
+def test_a_batch_that_does_not_fit_is_told_with_its_size(tokenizer, tmp_path, monkeypatch):
+    def encode(images, sample=False):
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory\nmore"
+        )
+
+    monkeypatch.setattr(tokenizer, "encode", encode)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        with pytest.raises(
+            ShardError, match=r"4 images at once of 16 x 16: .*lower batch_size \(--batch-size\)"
+        ) as told:
+            shards.encode(tokenizer, named(8), tmp_path / "out", **OPTIONS)
+        assert "\n" not in str(told.value)
+
+
+def test_a_tokenizer_without_weights_is_refused(tmp_path):
+    with pytest.raises(ShardError, match="device 'meta', which holds no weights"):
+        shards.encode(build_tokenizer().to("meta"), named(2), tmp_path / "out", **OPTIONS)

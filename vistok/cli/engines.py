@@ -47,7 +47,14 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def add_speed(parser: argparse.ArgumentParser) -> None:
-    """What may change the last bits, and the slice of a job array."""
+    """What may change the last bits, what a run may leave out or looks at again, and the slice of a job array."""
+    parser.add_argument(
+        "--max-error-rate",
+        type=_rate,
+        default=0.05,
+        metavar="R",
+        help="share of all images, in [0, 1], that may be skipped before the run ends (default: 0.05)",
+    )
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),
@@ -104,6 +111,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "precision": arguments.precision,
         "compile": arguments.compile,
+        "max_error_rate": arguments.max_error_rate,
         "part": Slice(arguments.shard_index, arguments.num_shards),
     }
 
@@ -111,6 +119,16 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
 def batch_size(text: str) -> int | str:
     """An integer of at least 1, or ``auto``."""
     return text if text == "auto" else positive(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share in [0, 1]")
+    return number
 
 
 def _gpus(text: str) -> float:

@@ -90,7 +90,7 @@ def encode(
         ShardError: a directory that cannot be used or belongs to another run, images that cannot be encoded, a full disk.
         EncodingInterrupted: Ctrl-C or SIGTERM; what is committed stays.
     """
-    _check_options(batch_size, workers)
+    _check_options(tokenizer, batch_size, workers)
     if isinstance(dataset, ImageDataset):
         dataset = dataset.fitted_to(tokenizer.spec)
     plan = Plan.of(dataset.keys(), shard_size)
@@ -142,7 +142,11 @@ def encode(
     )
 
 
-def _check_options(batch_size: int | str, workers: int) -> None:
+def _check_options(tokenizer: Tokenizer, batch_size: int | str, workers: int) -> None:
+    if tokenizer_device(tokenizer).type == "meta":
+        raise ShardError(
+            "the tokenizer is on device 'meta', which holds no weights: use another one, such as cpu"
+        )
     if (batch_size != "auto" and (isinstance(batch_size, str) or batch_size < 1)) or workers < 0:
         raise ShardError(
             f"batch_size must be at least 1 or 'auto' and workers at least 0, they are {batch_size!r} and {workers}"

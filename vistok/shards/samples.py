@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -160,7 +161,7 @@ class SampleEncoder:
 
     def _encode(self, batch: list[Loaded]) -> list[EncodedBatch | FailedImage]:
         """One batch; if the tokenizer refuses it, each image alone, to find out which one it is."""
-        with torch.inference_mode():
+        with torch.inference_mode(), _in_one_line(batch):
             pixels = self._pixels(batch)
             start = time.perf_counter()
             try:
@@ -191,6 +192,29 @@ class SampleEncoder:
         if tokens.indices is None:
             return self._latents.rounded(tokens.values.detach().to("cpu", torch.float32).numpy())
         return narrow(tokens.indices, self._streams[name])
+
+
+@contextlib.contextmanager
+def _in_one_line(batch: list[Loaded]) -> Iterator[None]:
+    """Tells of a model that fails, in most cases for want of memory.
+
+    Raises:
+        ShardError: it did; an image cannot be to blame, as images were looked at before.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        size = " x ".join(map(str, _image_size(batch[0])[1:]))
+        images = "an image" if len(batch) == 1 else f"{len(batch)} images at once"
+        short = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error)
+        remedy = (
+            "lower batch_size (--batch-size)"
+            if short and len(batch) > 1
+            else "use another device or precision"
+        )
+        raise ShardError(
+            f"the model cannot encode {images} of {size}: {reason_of(error)}; {remedy}; finished shards are kept"
+        ) from error
 
 
 _Pending = Future[list[EncodedBatch | FailedImage]] | FailedImage | None

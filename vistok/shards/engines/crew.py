@@ -105,5 +105,5 @@ class Watch:
         if self._skipped > self._job.max_error_rate * num_samples:
             raise ShardError(
                 f"{self._skipped} of {num_samples} images cannot be encoded, more than max_error_rate="
-                f"{self._job.max_error_rate:g} allows; the records of the shards tell why"
+                f"{self._job.max_error_rate:g} (--max-error-rate) allows; the records of the shards tell why"
             )

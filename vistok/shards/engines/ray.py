@@ -221,7 +221,7 @@ def _fitting(ray: Any, gpus: float, asked: int | None) -> int:
         most = max((machine.get("GPU", 0) for machine in machines), default=0)
         raise ShardError(
             f"no machine of the Ray cluster has the 1 CPU and {gpus:g} GPU that an actor needs, at most {most:g} GPU: "
-            "lower gpus_per_actor (0 encodes on CPUs), or add a machine that has them"
+            "lower gpus_per_actor (--gpus-per-actor; 0 encodes on CPUs), or add a machine that has them"
         )
     raise ShardError(
         "no machine of the Ray cluster has the 1 CPU that an actor needs: start it with CPUs, as by `ray start --num-cpus 1`"
