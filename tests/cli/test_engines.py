@@ -73,6 +73,22 @@ def test_a_device_without_memory_is_refused(tokenizer, tmp_path, capsys):
     assert "'meta'" in told and told.count("\n") == 1
 
 
+def test_a_run_that_goes_on_reads_what_is_there_if_asked(tokenizer, tmp_path, capsys):
+    assert encode(tokenizer, tmp_path / "whole") == 0
+    out = shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    path = out / "shard-000001.arrow"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    (out / "shard-000002.json").unlink()
+    capsys.readouterr()
+    assert encode(tokenizer, out, "--verify", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["num_shards_new"] == 2
+    assert tree(out) == tree(tmp_path / "whole")
+    assert encode(tokenizer, out, "--verify", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["num_shards_new"] == 0
+
+
 def test_repair_makes_what_is_damaged_again(tokenizer, tmp_path, capsys):
     assert encode(tokenizer, tmp_path / "whole") == 0
     out = shutil.copytree(tmp_path / "whole", tmp_path / "out")

@@ -1,7 +1,11 @@
 """What a machine is short of is not the fault of an image."""
 
 import errno
+import json
+import os
+import warnings
 
+import PIL
 import pytest
 
 from tests.shards.conftest import named
@@ -38,3 +42,16 @@ def test_a_shortage_of_the_machine_ends_the_run_and_is_never_skipped(tokenizer, 
     assert "\n" not in str(told.value)
     shards.encode(tokenizer, named(8), out, workers=workers, **options)
     assert shards.verify(out).num_samples == 8
+
+
+def test_more_workers_than_cores_are_no_reason_to_warn(tokenizer, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shards.encode(
+            tokenizer, named(2), tmp_path / "out", workers=(os.cpu_count() or 1) + 1, progress=False
+        )
+
+
+def test_the_version_of_what_reads_images_is_recorded(tokenizer, tmp_path):
+    shards.encode(tokenizer, named(2), tmp_path / "out", progress=False)
+    assert json.loads((tmp_path / "out" / "made-with.jsonl").read_text())["pillow"] == PIL.__version__

@@ -56,6 +56,11 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
         help="share of all images, in [0, 1], that may be skipped before the run ends (default: 0.05)",
     )
     parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read the shards that are there already, and make those again whose hash is not the recorded one",
+    )
+    parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),
         help="type of the encoder's weights; quantization is float32 in any case (default: that of the tokenizer)",
@@ -112,6 +117,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
         "precision": arguments.precision,
         "compile": arguments.compile,
         "max_error_rate": arguments.max_error_rate,
+        "verify": arguments.verify,
         "part": Slice(arguments.shard_index, arguments.num_shards),
     }
 

@@ -27,7 +27,7 @@ from vistok.shards.loading import KeyedImages
 from vistok.shards.plan import Plan
 from vistok.shards.precision import Precision, in_precision
 from vistok.shards.progress import Progress
-from vistok.shards.sidecar import INDEX_NAME, Sidecar, index_text, read_committed
+from vistok.shards.sidecar import INDEX_NAME, Sidecar, index_text, is_intact, read_committed
 from vistok.shards.summary import EncodeSummary
 from vistok.tokenizer import Tokenizer
 
@@ -58,6 +58,7 @@ def encode(
     compile: bool = False,
     part: Slice = ALL,
     remake: Collection[int] = (),
+    verify: bool = False,
 ) -> EncodeSummary:
     """Encodes all images of a dataset into token shards.
 
@@ -85,6 +86,8 @@ def encode(
         compile: Compile the encoder by ``torch.compile``, which takes a minute first; it may change the last bits.
         part: One slice of the shards, where several jobs write into one directory at once, each its own.
         remake: Shards to make although they are committed; see ``repair``.
+        verify: Read what is committed first, and make again each shard whose hash is not that of its record. Otherwise
+            a shard is done if its record can be read and its size agrees.
 
     Raises:
         ShardError: a directory that cannot be used or belongs to another run, images that cannot be encoded, a full disk.
@@ -102,6 +105,8 @@ def encode(
     run = engine if engine is not None else LocalEngine(workers)
     with writing_into(output.out, Description(plan, tokenizer.spec, marks), part):
         before = _committed(output, without=remake)
+        if verify:
+            before = {shard: record for shard, record in before.items() if is_intact(output.out, record)}
         todo = [shard for shard in part.shards(plan) if shard not in before]
         seconds = model_seconds = 0.0
         if todo:

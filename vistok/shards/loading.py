@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import threading
 import time
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -139,16 +140,19 @@ def load_images(
         for start in range(numbers.start, numbers.stop, chunk)
     ]
     # the workers are forked here, before this process has threads of its own
-    loader = iter(
-        DataLoader(
-            PlannedChunks(source),
-            batch_size=None,
-            sampler=chunks,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_end_with_parent,
+    with warnings.catch_warnings():
+        # more workers than cores were asked for: PyTorch would say so twice
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        loader = iter(
+            DataLoader(
+                PlannedChunks(source),
+                batch_size=None,
+                sampler=chunks,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                worker_init_fn=_end_with_parent,
+            )
         )
-    )
     return _without_shortages(_in_turn(ahead(loader, CHUNKS_AHEAD)))
 
 

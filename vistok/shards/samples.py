@@ -85,9 +85,7 @@ class SampleEncoder:
         self._latents = latents
         self._streams = {stream.name: stream for stream in tokenizer.spec.streams}
         self._device = tokenizer_device(tokenizer)
-        most = max(LANES_AT_LEAST, IMAGES_AT_ONCE // batch_size)
-        fitting = min(torch.get_num_threads(), most) if self._device.type == "cpu" else 1
-        self._lanes = fitting if lanes is None else lanes
+        self._lanes = num_lanes(self._device, batch_size) if lanes is None else lanes
         # one slot a thread: a sum that threads share would lose some
         self._seconds: dict[int, float] = {}
 
@@ -133,12 +131,7 @@ class SampleEncoder:
         self, work: Iterator[tuple[int, list[Loaded] | FailedImage | None]]
     ) -> Iterator[tuple[int, EncodedBatch | FailedImage | None]]:
         threads = torch.get_num_threads()
-        pool = ThreadPoolExecutor(
-            self._lanes,
-            "vistok-lane",
-            initializer=torch.set_num_threads,
-            initargs=(1,),
-        )
+        pool = lanes_pool(self._lanes)
         pending: deque[tuple[int, _Pending]] = deque()
         num_waiting = 0  # ends of shards, which hold nothing, are not counted
         try:
@@ -192,6 +185,17 @@ class SampleEncoder:
         if tokens.indices is None:
             return self._latents.rounded(tokens.values.detach().to("cpu", torch.float32).numpy())
         return narrow(tokens.indices, self._streams[name])
+
+
+def num_lanes(device: torch.device, batch_size: int) -> int:
+    """Batches that are encoded at once, where nothing else was asked for."""
+    most = max(LANES_AT_LEAST, IMAGES_AT_ONCE // batch_size)
+    return min(torch.get_num_threads(), most) if device.type == "cpu" else 1
+
+
+def lanes_pool(lanes: int) -> ThreadPoolExecutor:
+    """Threads whose operations are never split; what one sets is the default of threads that are born later."""
+    return ThreadPoolExecutor(lanes, "vistok-lane", initializer=torch.set_num_threads, initargs=(1,))
 
 
 @contextlib.contextmanager
