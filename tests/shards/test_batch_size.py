@@ -1,4 +1,6 @@
 import json
+import threading
+import time
 
 import pytest
 import torch
@@ -19,7 +21,53 @@ def quick(monkeypatch):
 
 def test_doubling_ends_where_it_gains_nothing(tokenizer):
     times = {1: 8.0, 2: 4.5, 4: 4.0, 8: 3.9, 16: 1.0}
-    assert batch_size._fastest(lambda batch: times[batch], torch.zeros(3, 8, 8)) == 4
+    assert batch_size._fastest(lambda batch: times[batch]) == 4
+
+
+def test_doubling_ends_before_memory_does():
+    tried, held = [], [100]
+
+    def run(batch):
+        tried.append(batch)
+        held[0] = max(held[0], 100 + 10 * batch)
+        return 1 / batch
+
+    # 8 images take 80 of the 320: 16 would take half of it, and 32 are not even tried
+    assert batch_size._fastest(run, free=lambda: 320, used=lambda: held[0]) == 16
+    assert max(tried) == 16
+
+
+def test_memory_held_earlier_does_not_count():
+    gone = torch.ones(32 << 20)
+    before = batch_size._peak_bytes()
+    del gone
+    batch_size._forget_peak()
+    assert batch_size._peak_bytes() < before - (64 << 20)
+
+
+def test_what_is_tried_out_is_what_runs(tokenizer, monkeypatch):
+    torch.set_num_threads(3)
+    encode, seen = tokenizer.encode, []
+
+    def watched(images, **options):
+        seen.append((threading.get_ident(), torch.get_num_threads(), torch.is_inference_mode_enabled()))
+        time.sleep(0.05)
+        return encode(images, **options)
+
+    monkeypatch.setattr(tokenizer, "encode", watched)
+    find_batch_size(tokenizer, named(3))
+    assert {threads for _, threads, _ in seen} == {1} and all(inference for *_, inference in seen)
+    assert len({thread for thread, *_ in seen[:3]}) == 3
+    assert torch.get_num_threads() == 3
+
+
+def test_a_model_that_cannot_encode_one_image_is_told(tokenizer, monkeypatch):
+    def encode(images, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(tokenizer, "encode", encode)
+    with pytest.raises(ShardError, match="cannot encode a single image"):
+        find_batch_size(tokenizer, named(3))
 
 
 def test_on_a_device_half_of_what_fits_is_taken():

@@ -8,7 +8,7 @@ import torch
 from tests.shards.conftest import build_tokenizer, named, tree
 from vistok import shards
 from vistok.errors import ShardError, TokenizerError
-from vistok.quantizers import Identity
+from vistok.quantizers import Gaussian, Identity
 from vistok.shards.latents import ChannelStatistics, LatentFormat, combined
 
 OPTIONS = {"batch_size": 2, "shard_size": 4, "progress": False}
@@ -138,3 +138,22 @@ def test_statistics_merge_to_those_of_the_whole():
 def test_an_unknown_type_is_refused():
     with pytest.raises(ShardError, match="float32, float16, bfloat16"):
         LatentFormat("int8")
+
+
+@pytest.mark.parametrize("latents", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, -1, 0x7F800001])
+def test_a_nan_of_any_bits_is_an_error_in_every_type(tmp_path, monkeypatch, latents, bits):
+    # a signalling NaN may not become Inf either
+    tokenizer = build_tokenizer(Gaussian(dim=4))
+    encode = tokenizer.encode
+
+    def broken(images, sample=False):
+        encoded = encode(images, sample=sample)
+        encoded.main.latents.view(torch.int32).fill_(bits)
+        return encoded
+
+    monkeypatch.setattr(tokenizer, "encode", broken)
+    with pytest.raises(ShardError, match=f"NaN, Inf or too large for {latents}"):
+        shards.encode(tokenizer, named(2), tmp_path / "out", latents=latents, progress=False)
+    values = np.array([bits], np.int32).view(np.float32)
+    assert np.isnan(LatentFormat(latents).rounded(values)).all()

@@ -32,7 +32,10 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help="of a Ray cluster, such as auto or ray://host:10001 (default: one on this machine, for this run)",
     )
     parser.add_argument(
-        "--num-actors", type=positive, metavar="N", help="models at once (default: one a GPU, or one)"
+        "--num-actors",
+        type=positive,
+        metavar="N",
+        help="models at once (default: as many as the cluster's GPUs hold, or its CPUs)",
     )
     parser.add_argument(
         "--gpus-per-actor",
@@ -44,7 +47,19 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def add_speed(parser: argparse.ArgumentParser) -> None:
-    """What may change the last bits, and the slice of a job array."""
+    """What may change the last bits, what a run may leave out or looks at again, and the slice of a job array."""
+    parser.add_argument(
+        "--max-error-rate",
+        type=_rate,
+        default=0.05,
+        metavar="R",
+        help="share of all images, in [0, 1], that may be skipped before the run ends (default: 0.05)",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read the shards that are there already, and make those again whose hash is not the recorded one",
+    )
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),
@@ -101,6 +116,8 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "precision": arguments.precision,
         "compile": arguments.compile,
+        "max_error_rate": arguments.max_error_rate,
+        "verify": arguments.verify,
         "part": Slice(arguments.shard_index, arguments.num_shards),
     }
 
@@ -108,6 +125,16 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
 def batch_size(text: str) -> int | str:
     """An integer of at least 1, or ``auto``."""
     return text if text == "auto" else positive(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share in [0, 1]")
+    return number
 
 
 def _gpus(text: str) -> float:

@@ -163,9 +163,11 @@ class StreamReader:
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The upper halves of float32 numbers, rounded to the nearest, ties to even; finite values only."""
+    """The upper halves of float32 numbers, rounded to the nearest, ties to even; too large ones are Inf, NaN stays NaN."""
     bits = np.ascontiguousarray(values).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    # the bits of a NaN may be all ones: what is added would make a zero of them
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
 
 
 def from_bfloat16(halves: NDArray[np.uint16]) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ from vistok.shards.loading import KeyedImages
 from vistok.shards.plan import Plan
 from vistok.shards.precision import Precision, in_precision
 from vistok.shards.progress import Progress
-from vistok.shards.sidecar import INDEX_NAME, Sidecar, index_text, read_committed
+from vistok.shards.sidecar import INDEX_NAME, Sidecar, index_text, is_intact, read_committed
 from vistok.shards.summary import EncodeSummary
 from vistok.tokenizer import Tokenizer
 
@@ -58,6 +58,7 @@ def encode(
     compile: bool = False,
     part: Slice = ALL,
     remake: Collection[int] = (),
+    verify: bool = False,
 ) -> EncodeSummary:
     """Encodes all images of a dataset into token shards.
 
@@ -85,12 +86,14 @@ def encode(
         compile: Compile the encoder by ``torch.compile``, which takes a minute first; it may change the last bits.
         part: One slice of the shards, where several jobs write into one directory at once, each its own.
         remake: Shards to make although they are committed; see ``repair``.
+        verify: Read what is committed first, and make again each shard whose hash is not that of its record. Otherwise
+            a shard is done if its record can be read and its size agrees.
 
     Raises:
         ShardError: a directory that cannot be used or belongs to another run, images that cannot be encoded, a full disk.
         EncodingInterrupted: Ctrl-C or SIGTERM; what is committed stays.
     """
-    _check_options(batch_size, workers)
+    _check_options(tokenizer, batch_size, workers)
     if isinstance(dataset, ImageDataset):
         dataset = dataset.fitted_to(tokenizer.spec)
     plan = Plan.of(dataset.keys(), shard_size)
@@ -102,6 +105,8 @@ def encode(
     run = engine if engine is not None else LocalEngine(workers)
     with writing_into(output.out, Description(plan, tokenizer.spec, marks), part):
         before = _committed(output, without=remake)
+        if verify:
+            before = {shard: record for shard, record in before.items() if is_intact(output.out, record)}
         todo = [shard for shard in part.shards(plan) if shard not in before]
         seconds = model_seconds = 0.0
         if todo:
@@ -142,7 +147,11 @@ def encode(
     )
 
 
-def _check_options(batch_size: int | str, workers: int) -> None:
+def _check_options(tokenizer: Tokenizer, batch_size: int | str, workers: int) -> None:
+    if tokenizer_device(tokenizer).type == "meta":
+        raise ShardError(
+            "the tokenizer is on device 'meta', which holds no weights: use another one, such as cpu"
+        )
     if (batch_size != "auto" and (isinstance(batch_size, str) or batch_size < 1)) or workers < 0:
         raise ShardError(
             f"batch_size must be at least 1 or 'auto' and workers at least 0, they are {batch_size!r} and {workers}"

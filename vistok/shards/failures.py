@@ -48,7 +48,8 @@ class Failures:
         """
         if self._policy == "raise":
             raise ShardError(
-                f"image {sample.key!r} cannot be encoded: {reason}; on_error='skip' leaves such images out"
+                f"image {sample.key!r} cannot be encoded: {reason}; on_error='skip' (--on-error skip) "
+                "leaves such images out"
             )
         self.count += 1
         self._of_shard[sample.key] = reason
@@ -57,7 +58,7 @@ class Failures:
         if self.count > self._max_rate * self._num_samples:
             raise ShardError(
                 f"{self.count} of {self._num_samples} images cannot be encoded, more than max_error_rate="
-                f"{self._max_rate:g} allows; the last was {sample.key!r}: {reason}"
+                f"{self._max_rate:g} (--max-error-rate) allows; the last was {sample.key!r}: {reason}"
             )
 
     def take(self) -> dict[str, str]:

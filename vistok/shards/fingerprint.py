@@ -153,6 +153,7 @@ def soft_fields(device: torch.device, batch_size: int) -> dict[str, Any]:
         "batch_size": batch_size,
         "device": device.type,
         "numpy": np.__version__,
+        "pillow": metadata.version("pillow"),  # decodes and scales images
         "pyarrow": metadata.version("pyarrow"),
         "threads": torch.get_num_threads(),  # batches at once on a CPU, where each is computed by one
         "torch": torch.__version__,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import multiprocessing
 import os
 import threading
 import time
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -28,6 +30,7 @@ RANGE_TOLERANCE = 1e-3
 MAX_META_CHARS = 1 << 23
 CHUNKS_AHEAD = 2
 PARENT_SECONDS = 1.0
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
 
 class KeyedImages(Protocol):
@@ -55,6 +58,7 @@ class Loaded:
         meta: The dataset's other fields, as JSON data.
         reason: Why it cannot be used; empty if it can.
         seen: What was read, if anything was, of an image that cannot be used.
+        short: Whether that is for want of something of the machine: the image may be good, and may not be skipped.
     """
 
     number: int
@@ -63,6 +67,7 @@ class Loaded:
     meta: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     seen: Tensor | None = None
+    short: bool = False
 
 
 class PlannedImages(Dataset[Loaded]):
@@ -96,7 +101,7 @@ class PlannedImages(Dataset[Loaded]):
                 raise ShardError(f"its fields are longer than {MAX_META_CHARS} characters")
         except Exception as error:  # a dataset is anyone's code: whatever it raises is told with the key
             seen = image if isinstance(image, Tensor) else None
-            return Loaded(number, key, None, reason=reason_of(error), seen=seen)
+            return Loaded(number, key, None, reason=reason_of(error), seen=seen, short=_is_shortage(error))
         return Loaded(number, key, image.detach().cpu().float(), meta)
 
 
@@ -122,27 +127,33 @@ def load_images(
         multiple_of: What the tokenizer demands of height and width.
         workers: Processes that read ahead, also into the next shard; 0 reads here, when asked.
         chunk: Images that a worker reads at a time.
+
+    Raises:
+        ShardError: while reading: the machine is short of memory or open files, or a disk fails.
     """
     source = PlannedImages(dataset, plan, multiple_of)
     if workers == 0:
-        return (source[number] for shard in shards for number in plan.numbers(shard))
+        return _without_shortages(source[number] for shard in shards for number in plan.numbers(shard))
     chunks = [
         range(start, min(start + chunk, numbers.stop))
         for numbers in map(plan.numbers, shards)
         for start in range(numbers.start, numbers.stop, chunk)
     ]
     # the workers are forked here, before this process has threads of its own
-    loader = iter(
-        DataLoader(
-            PlannedChunks(source),
-            batch_size=None,
-            sampler=chunks,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_end_with_parent,
+    with warnings.catch_warnings():
+        # more workers than cores were asked for: PyTorch would say so twice
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        loader = iter(
+            DataLoader(
+                PlannedChunks(source),
+                batch_size=None,
+                sampler=chunks,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                worker_init_fn=_end_with_parent,
+            )
         )
-    )
-    return _in_turn(ahead(loader, CHUNKS_AHEAD))
+    return _without_shortages(_in_turn(ahead(loader, CHUNKS_AHEAD)))
 
 
 def _end_with_parent(worker: int) -> None:
@@ -162,6 +173,26 @@ def _in_turn(chunks: Generator[_Packed, None, None]) -> Generator[Loaded, None, 
     with contextlib.closing(chunks):
         for packed in chunks:
             yield from _unpacked(packed)
+
+
+def _without_shortages(images: Generator[Loaded, None, None]) -> Generator[Loaded, None, None]:
+    with contextlib.closing(images):
+        for image in images:
+            if image.short:
+                raise ShardError(
+                    f"image {image.key!r} cannot be read, for which the machine is to blame: {image.reason}; finished "
+                    "shards are kept, run the same again once this is mended"
+                )
+            yield image
+
+
+def _is_shortage(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was made of, says that the machine is short of something or its disk fails."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORTAGES):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vistok.errors import ShardError, VistokError
-from vistok.shards.batching import same_size_batches
+from vistok.shards.batching import SameSizeBatches
 from vistok.shards.container import Sample
 from vistok.shards.failures import Failures
 from vistok.shards.fingerprint import tokenizer_device
@@ -84,9 +85,7 @@ class SampleEncoder:
         self._latents = latents
         self._streams = {stream.name: stream for stream in tokenizer.spec.streams}
         self._device = tokenizer_device(tokenizer)
-        most = max(LANES_AT_LEAST, IMAGES_AT_ONCE // batch_size)
-        fitting = min(torch.get_num_threads(), most) if self._device.type == "cpu" else 1
-        self._lanes = fitting if lanes is None else lanes
+        self._lanes = num_lanes(self._device, batch_size) if lanes is None else lanes
         # one slot a thread: a sum that threads share would lose some
         self._seconds: dict[int, float] = {}
 
@@ -118,34 +117,33 @@ class SampleEncoder:
     def _work(
         self, images: Iterator[Loaded], plan: Plan, shards: Iterable[int]
     ) -> Iterator[tuple[int, list[Loaded] | FailedImage | None]]:
-        failed: list[FailedImage] = []
         for shard in shards:
-            usable = _usable(itertools.islice(images, len(plan.numbers(shard))), failed)
-            for batch in same_size_batches(usable, _image_size, self._batch_size):
-                yield from ((shard, failure) for failure in failed)
-                failed.clear()
-                yield shard, batch
-            yield from ((shard, failure) for failure in failed)
-            failed.clear()
+            batches = SameSizeBatches(_image_size, self._batch_size)
+            for image in itertools.islice(images, len(plan.numbers(shard))):
+                if image.reason:
+                    yield shard, FailedImage(image, image.reason)
+                else:
+                    yield from ((shard, batch) for batch in batches.add(image))
+            yield from ((shard, batch) for batch in batches.rest())
             yield shard, None
 
     def _in_lanes(
         self, work: Iterator[tuple[int, list[Loaded] | FailedImage | None]]
     ) -> Iterator[tuple[int, EncodedBatch | FailedImage | None]]:
         threads = torch.get_num_threads()
-        pool = ThreadPoolExecutor(
-            self._lanes,
-            "vistok-lane",
-            initializer=torch.set_num_threads,
-            initargs=(1,),
-        )
-        pending: deque[tuple[int, Future[list[EncodedBatch | FailedImage]] | FailedImage | None]] = deque()
+        pool = lanes_pool(self._lanes)
+        pending: deque[tuple[int, _Pending]] = deque()
+        num_waiting = 0  # ends of shards, which hold nothing, are not counted
         try:
             for shard, item in work:
-                done = pool.submit(self._encode, item) if isinstance(item, list) else item
-                pending.append((shard, done))
+                if isinstance(item, FailedImage) and (not pending or pending[0][0] == shard):
+                    yield shard, item  # a run that ends at it shall not read on
+                    continue
+                pending.append((shard, pool.submit(self._encode, item) if isinstance(item, list) else item))
+                num_waiting += item is not None
                 # one more than there are lanes, so that none waits for images that are there already
-                while sum(isinstance(waiting, Future) for _, waiting in pending) > self._lanes + 1:
+                while pending and (_is_there(pending[0][1]) or num_waiting > self._lanes + 1):
+                    num_waiting -= pending[0][1] is not None
                     yield from _results(*pending.popleft())
             while pending:
                 yield from _results(*pending.popleft())
@@ -156,7 +154,7 @@ class SampleEncoder:
 
     def _encode(self, batch: list[Loaded]) -> list[EncodedBatch | FailedImage]:
         """One batch; if the tokenizer refuses it, each image alone, to find out which one it is."""
-        with torch.inference_mode():
+        with torch.inference_mode(), _in_one_line(batch):
             pixels = self._pixels(batch)
             start = time.perf_counter()
             try:
@@ -189,9 +187,48 @@ class SampleEncoder:
         return narrow(tokens.indices, self._streams[name])
 
 
-def _results(
-    shard: int, done: Future[list[EncodedBatch | FailedImage]] | FailedImage | None
-) -> Iterator[tuple[int, EncodedBatch | FailedImage | None]]:
+def num_lanes(device: torch.device, batch_size: int) -> int:
+    """Batches that are encoded at once, where nothing else was asked for."""
+    most = max(LANES_AT_LEAST, IMAGES_AT_ONCE // batch_size)
+    return min(torch.get_num_threads(), most) if device.type == "cpu" else 1
+
+
+def lanes_pool(lanes: int) -> ThreadPoolExecutor:
+    """Threads whose operations are never split; what one sets is the default of threads that are born later."""
+    return ThreadPoolExecutor(lanes, "vistok-lane", initializer=torch.set_num_threads, initargs=(1,))
+
+
+@contextlib.contextmanager
+def _in_one_line(batch: list[Loaded]) -> Iterator[None]:
+    """Tells of a model that fails, in most cases for want of memory.
+
+    Raises:
+        ShardError: it did; an image cannot be to blame, as images were looked at before.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        size = " x ".join(map(str, _image_size(batch[0])[1:]))
+        images = "an image" if len(batch) == 1 else f"{len(batch)} images at once"
+        short = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error)
+        remedy = (
+            "lower batch_size (--batch-size)"
+            if short and len(batch) > 1
+            else "use another device or precision"
+        )
+        raise ShardError(
+            f"the model cannot encode {images} of {size}: {reason_of(error)}; {remedy}; finished shards are kept"
+        ) from error
+
+
+_Pending = Future[list[EncodedBatch | FailedImage]] | FailedImage | None
+
+
+def _is_there(pending: _Pending) -> bool:
+    return not isinstance(pending, Future) or pending.done()
+
+
+def _results(shard: int, done: _Pending) -> Iterator[tuple[int, EncodedBatch | FailedImage | None]]:
     if isinstance(done, Future):
         yield from ((shard, result) for result in done.result())
     else:
@@ -234,7 +271,7 @@ def in_order(
 
 def _samples(batch: EncodedBatch, failures: Failures) -> dict[int, Sample | None]:
     encoded, arrays = batch.encoded, batch.arrays
-    broken = _broken(arrays)
+    broken = _broken(arrays)  # rounding keeps NaN and Inf
     size, grid = list(encoded.size), {name: list(tokens.grid) for name, tokens in encoded.items()}
     lengths = None if encoded.lengths is None else encoded.lengths.tolist()
     main = next(iter(encoded))
@@ -265,14 +302,6 @@ def _broken(arrays: dict[str, NDArray[Any]]) -> dict[int, str]:
 
 def _num_tokens(samples: Iterable[Sample | None]) -> int:
     return sum(len(array) for sample in samples if sample is not None for array in sample.arrays.values())
-
-
-def _usable(images: Iterable[Loaded], failed: list[FailedImage]) -> Iterator[Loaded]:
-    for image in images:
-        if image.reason:
-            failed.append(FailedImage(image, image.reason))
-        else:
-            yield image
 
 
 def narrow(indices: Tensor, stream: StreamSpec) -> NDArray[Any]:

@@ -103,6 +103,14 @@ def read_committed(out: Path, shard: int, fingerprint: str) -> Sidecar | None:
     return sidecar
 
 
+def is_intact(out: Path, record: Sidecar) -> bool:
+    """Whether a shard can be read and has the hash of its record."""
+    try:
+        return hash_file(out / record.file) == (record.sha256, record.bytes)
+    except OSError:
+        return False
+
+
 def index_text(sidecars: Sequence[Sidecar], plan: Plan, fingerprint: str) -> str:
     """The index, as JSON text: totals, mean and standard deviation of latents, one line a shard; from the records alone."""
     totals: dict[str, Any] = {

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from vistok import shards
 from vistok.data import Procedural
 from vistok.errors import ShardError
 
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of this machine needs no token
 ray = pytest.importorskip("ray")
 
-from vistok.shards.engines.ray import RayEngine  # noqa: E402
+from vistok.shards.engines.ray import RayEngine, _fitting  # noqa: E402
 
 OPTIONS = {"batch_size": 2, "shard_size": 5, "progress": False}
 
@@ -84,6 +86,54 @@ def test_actors_make_the_same_bytes_and_one_that_dies_is_replaced(cluster, token
     assert not list(out.glob(".vistok-temp-*")) and not list(out.glob(".vistok-lock-actors*"))
     # and what is there is not made again
     assert shards.encode(tokenizer, images, out, engine=RayEngine(), **OPTIONS).num_shards_new == 0
+
+
+@pytest.mark.parametrize("num_actors", [4, None])
+def test_a_cluster_without_room_for_all_actors_goes_on_with_those_that_started(
+    cluster, tokenizer, tmp_path, monkeypatch, num_actors
+):
+    # paths may be relative, and the machines of a cluster work elsewhere
+    monkeypatch.chdir(tmp_path)
+    pixels(tmp_path / "images", 12)
+    from vistok.data import ImageFolder
+
+    summary = shards.encode(
+        tokenizer,
+        ImageFolder(Path("images")),
+        Path("out"),
+        engine=RayEngine(num_actors=num_actors),
+        batch_size=2,
+        shard_size=1,
+        progress=False,
+    )
+    assert summary.num_shards_new == 12
+
+
+def test_actors_that_the_cluster_can_never_hold_are_refused_at_once(cluster, tokenizer, tmp_path):
+    start = time.monotonic()
+    with pytest.raises(ShardError, match=r"1 CPU and 1 GPU that an actor needs.*lower gpus_per_actor"):
+        shards.encode(tokenizer, named(4), tmp_path / "out", engine=RayEngine(gpus_per_actor=1), **OPTIONS)
+    assert time.monotonic() - start < 30
+
+
+def test_as_many_actors_as_the_cluster_has_room_for(cluster):
+    machines = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}},
+        {"Alive": True, "Resources": {"CPU": 3.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    fake = types.SimpleNamespace(nodes=lambda: machines)
+    assert _fitting(fake, 0.0, None) == 11
+    assert _fitting(fake, 0.5, None) == 4
+    assert _fitting(fake, 0.5, 6) == 6
+    with pytest.raises(ShardError, match="at most 2 GPU"):
+        _fitting(fake, 4.0, 1)
+
+
+def pixels(folder, count):
+    folder.mkdir()
+    for index in range(count):
+        Procedural(count, 16).read(index).save(folder / f"{index}.png")
 
 
 @pytest.mark.slow

@@ -6,24 +6,28 @@ import collections
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import threading
+import time
+import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from vistok.errors import ShardError, VistokError
-from vistok.shards.claims import actors_lock_path
+from vistok.shards.claims import actors_lock_path, setting_up
 from vistok.shards.commit import locked, remove_debris
+from vistok.shards.engines.crew import Crew, Watch
 from vistok.shards.engines.local import LocalEngine
 from vistok.shards.fingerprint import tokenizer_device
 from vistok.shards.job import Job
 from vistok.shards.loading import reason_of
 from vistok.shards.progress import Progress
-from vistok.shards.sidecar import read_committed
 
-POLL_SECONDS = 0.2
 MOST_SHARDS_AT_ONCE = 8
 DEATHS_IN_A_ROW = 3
+PATIENCE_SECONDS = 60.0
 _LEAVE_SECONDS = 60.0
 
 
@@ -37,7 +41,9 @@ class RayEngine:
     Args:
         address: Of a cluster; None starts one on this machine for the run, or uses the one that the program is connected
             to already.
-        num_actors: Models at once; None for one a GPU, or one where none is asked for.
+        num_actors: Models at once, at most one a shard; None for as many as the cluster's GPUs hold, or its CPUs where no
+            GPU is asked for. The run begins with the first that has started, and goes on with those that the cluster has
+            room for.
         gpus_per_actor: Share of a GPU for each; None for 1 where the tokenizer is on a GPU, else 0.
         workers: Processes of each actor that read images; 0 reads in the actor.
     """
@@ -56,21 +62,25 @@ class RayEngine:
         """Commits all of the shards, in any order; see ``Engine``.
 
         Raises:
-            ShardError: Ray is not installed or its cluster cannot be reached, images that cannot be encoded, or actors
-                that die again and again.
+            ShardError: Ray is not installed, its cluster cannot be reached or can hold no actor, images that cannot be
+                encoded, or actors that die again and again.
         """
         with _cluster(self.address) as ray:
             gpus = self.gpus_per_actor
             if gpus is None:
                 gpus = 1.0 if tokenizer_device(job.tokenizer).type == "cuda" else 0.0
-            num_actors = self.num_actors or _fitting(ray, gpus)
+            num_actors = min(_fitting(ray, gpus, self.num_actors), max(1, len(shards)))
             # an actor tells of its own shards only: what the run may skip in all is counted here
             own = dataclasses.replace(
-                job, tokenizer=_on_cpu(job.tokenizer), max_error_rate=1.0, num_skipped=0
+                job,
+                tokenizer=_on_cpu(job.tokenizer),
+                output=dataclasses.replace(job.output, out=job.output.out.absolute()),
+                max_error_rate=1.0,
+                num_skipped=0,
             )
-            stored = ray.put(own)
+            stored, here = ray.put(own), str(Path.cwd())
             make = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(ShardActor)
-            crew = _Crew(ray, lambda: make.remote([stored], gpus > 0, self.workers), num_actors)
+            crew = Crew(ray, lambda: make.remote([stored], gpus > 0, self.workers, here), num_actors)
             try:
                 return _drive(ray, crew, job, shards, bar)
             finally:
@@ -85,14 +95,23 @@ class ShardActor:
         stored: Reference to the job, in a list so that Ray leaves it to the actor to fetch it.
         on_gpu: Whether the model goes to this actor's GPU.
         workers: Processes that read images.
+        folder: Working directory of the driver, to which the paths of a dataset may be relative.
     """
 
-    def __init__(self, stored: list[Any], on_gpu: bool, workers: int) -> None:
+    def __init__(self, stored: list[Any], on_gpu: bool, workers: int, folder: str) -> None:
         import ray
 
+        with contextlib.suppress(
+            OSError
+        ):  # a machine without it can still have the files, if their paths are absolute
+            os.chdir(folder)
         job: Job = ray.get(stored[0])
         self._job = dataclasses.replace(job, tokenizer=job.tokenizer.cuda()) if on_gpu else job
         self._engine = LocalEngine(workers)
+
+    def ready(self) -> tuple[float, str]:
+        """Answers once the actor has its place and its model, like a call that made no shards."""
+        return 0.0, ""
 
     def make(self, shards: list[int]) -> tuple[float, str]:
         """Makes some shards; returns the seconds that the model ran, and what the user must know if it did not end well."""
@@ -105,49 +124,15 @@ class ShardActor:
             return 0.0, reason_of(error)
 
 
-class _Crew:
-    """Actors, each with the shards that it has been given; those that die are replaced."""
-
-    def __init__(self, ray: Any, make: Any, num_actors: int) -> None:
-        self._ray, self._make = ray, make
-        self.idle = [make() for _ in range(num_actors)]
-        self.size = num_actors
-        self.busy: dict[Any, tuple[Any, list[int]]] = {}
-
-    def give(self, shards: list[int]) -> None:
-        """Gives shards to an idle actor."""
-        actor = self.idle.pop()
-        self.busy[actor.make.remote(shards)] = (actor, shards)
-
-    def finished(self) -> list[tuple[Any, list[int]]]:
-        """Takes the answers that have come within ``POLL_SECONDS``, with the shards that each is about."""
-        done, _ = self._ray.wait(list(self.busy), num_returns=1, timeout=POLL_SECONDS)
-        return [(answer, self._freed(answer)) for answer in done]
-
-    def replace_last(self) -> None:
-        """Puts a new actor in the place of the one that became idle last."""
-        self._ray.kill(self.idle.pop())
-        self.idle.append(self._make())
-
-    def dismiss(self) -> None:
-        """Ends all actors, whatever they do."""
-        for actor in [*self.idle, *(actor for actor, _ in self.busy.values())]:
-            with contextlib.suppress(Exception):
-                self._ray.kill(actor)
-
-    def _freed(self, answer: Any) -> list[int]:
-        actor, shards = self.busy.pop(answer)
-        self.idle.append(actor)
-        return shards
-
-
-def _drive(ray: Any, crew: _Crew, job: Job, shards: Sequence[int], bar: Progress) -> float:
-    todo, watch = collections.deque(shards), _Watch(job, shards, bar)
+def _drive(ray: Any, crew: Crew, job: Job, shards: Sequence[int], bar: Progress) -> float:
+    todo, watch = collections.deque(shards), Watch(job, bar)
     at_once = max(1, min(MOST_SHARDS_AT_ONCE, len(shards) // (4 * crew.size)))
-    seconds, deaths = 0.0, 0
+    seconds, deaths, start, told = 0.0, 0, time.monotonic(), False
     while todo or crew.busy:
         while todo and crew.idle:
-            crew.give([todo.popleft() for _ in range(min(at_once, len(todo)))])
+            given = [todo.popleft() for _ in range(min(at_once, len(todo)))]
+            watch.expect(given)
+            crew.give(given)
         before = watch.count
         for answer, given in crew.finished():
             try:
@@ -166,53 +151,23 @@ def _drive(ray: Any, crew: _Crew, job: Job, shards: Sequence[int], bar: Progress
                 continue
             if problem:
                 raise ShardError(problem)
-            deaths = 0
+            deaths = 0 if given else deaths
         watch.look()
+        if not (told or crew.most_ready) and time.monotonic() - start > PATIENCE_SECONDS:
+            told = True
+            free = ray.available_resources()
+            warnings.warn(
+                f"no actor has started for {PATIENCE_SECONDS:.0f} s: the Ray cluster has {free.get('CPU', 0):g} CPUs and "
+                f"{free.get('GPU', 0):g} GPUs free; waiting for others to end",
+                stacklevel=2,
+            )
     missing = [shard for shard in shards if not watch.has(shard)]
     if missing:
         raise ShardError(
             f"actors say that shard {missing[0]} is written, and {job.output.out} does not have it: the directory "
             "must be the same one, under the same path, on every machine of the cluster"
         )
-    return seconds / crew.size
-
-
-class _Watch:
-    """Sees on the disk which shards have been committed, tells the bar, and counts what was skipped."""
-
-    def __init__(self, job: Job, shards: Sequence[int], bar: Progress) -> None:
-        self._job, self._bar = job, bar
-        self._open = dict.fromkeys(shards)
-        self._skipped = job.num_skipped
-        self.count = 0
-        """Shards seen so far."""
-
-    def has(self, shard: int) -> bool:
-        """Whether a shard has been seen."""
-        return shard not in self._open
-
-    def look(self) -> None:
-        """Looks for new ones.
-
-        Raises:
-            ShardError: more images were skipped than the run allows.
-        """
-        output = self._job.output
-        for shard in list(self._open):
-            record = read_committed(output.out, shard, output.fingerprint)
-            if record is None:
-                continue
-            del self._open[shard]
-            self.count += 1
-            self._skipped += len(record.skipped)
-            self._bar.skipped(self._skipped)
-            self._bar.advance(record.n_in, record.num_tokens)
-        num_samples = output.part.num_samples(output.plan)
-        if self._skipped > self._job.max_error_rate * num_samples:
-            raise ShardError(
-                f"{self._skipped} of {num_samples} images cannot be encoded, more than max_error_rate="
-                f"{self._job.max_error_rate:g} allows; the records of the shards tell why"
-            )
+    return seconds / max(1, crew.most_ready)
 
 
 @contextlib.contextmanager
@@ -249,8 +204,28 @@ def _cluster(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _fitting(ray: Any, gpus: float) -> int:
-    return max(1, int(ray.cluster_resources().get("GPU", 0) / gpus)) if gpus else 1
+def _fitting(ray: Any, gpus: float, asked: int | None) -> int:
+    """How many actors to start: as many as were asked for, or as the cluster holds.
+
+    Raises:
+        ShardError: it can never hold even one.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = 0
+    for machine in machines:
+        places = int(machine.get("CPU", 0))
+        room += min(places, int(machine.get("GPU", 0) / gpus)) if gpus else places
+    if room:
+        return asked or room
+    if gpus:
+        most = max((machine.get("GPU", 0) for machine in machines), default=0)
+        raise ShardError(
+            f"no machine of the Ray cluster has the 1 CPU and {gpus:g} GPU that an actor needs, at most {most:g} GPU: "
+            "lower gpus_per_actor (--gpus-per-actor; 0 encodes on CPUs), or add a machine that has them"
+        )
+    raise ShardError(
+        "no machine of the Ray cluster has the 1 CPU that an actor needs: start it with CPUs, as by `ray start --num-cpus 1`"
+    )
 
 
 def _on_cpu(tokenizer: Any) -> Any:
@@ -264,8 +239,9 @@ def _clean_up(job: Job) -> None:
     """Waits until no actor writes any more, then removes what those that were ended left half-written."""
     output = job.output
     with (
-        contextlib.suppress(BlockingIOError),
+        contextlib.suppress(BlockingIOError, ShardError),
         locked(actors_lock_path(output.out, output.part), wait=_LEAVE_SECONDS),
+        setting_up(output.out, output.part),
     ):
         remove_debris(output.out, lambda name: output.part.owns(name, output.plan.shard_size))
         actors_lock_path(output.out, output.part).unlink(missing_ok=True)
