@@ -123,6 +123,26 @@ def test_torchdata_resumes_each_worker_where_it_was(workers, batch_size):
         assert told(seen) + told(later) == whole
 
 
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2, "persistent_workers": True}])
+def test_a_pass_after_a_peek_is_whole(options):
+    stream = ShardStream(Numbers(), COUNTS, shuffle=True, batch_size=4)
+    loader = DataLoader(stream, batch_size=None, **options)
+    first = next(iter(loader))["number"].tolist()
+    found = batches(loader)
+    assert found[0] == first
+    assert sorted(number for batch in found for number in batch) == list(range(22))
+
+
+def test_passes_that_overlap_have_places_of_their_own():
+    stream = ShardStream(Numbers(), COUNTS)
+    stream.seek(5)
+    one, two = iter(stream), iter(stream)
+    assert [next(one)["number"], next(one)["number"], next(two)["number"]] == [5, 6, 5]
+    assert stream.state_dict()["done"] == 1
+    assert numbers(stream) == list(range(5, 22))
+    assert numbers(stream) == list(range(22))
+
+
 def test_a_state_of_another_stream_is_refused_by_name():
     state = ShardStream(Numbers(), COUNTS, seed=3).state_dict()
     with pytest.raises(ShardError, match="seed"):

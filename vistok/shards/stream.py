@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,7 +78,8 @@ class ShardStream(IterableDataset[dict[str, Any]]):
             raise ShardError(f"batch_size must be at least 1, it is {batch_size}")
         self._samples, self._counts = samples, list(counts)
         self.shuffle, self.seed, self.epoch, self.batch_size = shuffle, seed, epoch, batch_size
-        self._start, self._done = 0, 0
+        # where a pass begins, and where the newest one stands
+        self._begin = self._newest = _Place()
 
     def __len__(self) -> int:
         """Samples that this rank gets in one pass, or batches."""
@@ -85,21 +87,29 @@ class ShardStream(IterableDataset[dict[str, Any]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of the next pass, which begins at its start."""
-        self.epoch, self._start, self._done = epoch, 0, 0
+        self.epoch = epoch
+        self._begin = self._newest = _Place()
 
     def seek(self, done: int) -> None:
-        """Begins the next pass after as many samples, or batches, as all workers of this rank have given so far.
+        """Begins passes after as many samples, or batches, as all workers of this rank have given so far.
+
+        It holds until a pass has come to its end or ``set_epoch`` is called; a pass that is broken off does not count.
 
         Raises:
             ShardError: a pass has fewer.
         """
         if not 0 <= done <= len(self):
             raise ShardError(f"a pass has {len(self)} steps, it cannot begin after {done}")
-        self._start, self._done = done, 0
+        self._begin = self._newest = _Place(done)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the pass stands, in the process that iterates."""
-        return {**self._identity(), "epoch": self.epoch, "start": self._start, "done": self._done}
+        """Where the newest pass stands, in the process that iterates."""
+        return {
+            **self._identity(),
+            "epoch": self.epoch,
+            "start": self._newest.start,
+            "done": self._newest.done,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where ``state_dict`` was taken.
@@ -112,17 +122,24 @@ class ShardStream(IterableDataset[dict[str, Any]]):
                 raise ShardError(
                     f"this stream has {name} {value!r}, the state was saved with {state.get(name)!r}"
                 )
-        self.epoch, self._start, self._done = int(state["epoch"]), int(state["start"]), int(state["done"])
+        self.epoch = int(state["epoch"])
+        self._begin = self._newest = _Place(int(state["start"]), int(state["done"]))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        # each pass has a place of its own: one that was only looked into takes nothing from the next
+        self._newest = place = replace(self._begin)
+        return self._pass(place, self._begin, _Order(self._counts, self.seed, self.epoch, self.shuffle))
+
+    def _pass(self, place: _Place, begin: _Place, order: _Order) -> Iterator[dict[str, Any]]:
         worker, num_workers = _worker()
-        order = _Order(self._counts, self.seed, self.epoch, self.shuffle)
-        first = self._start + worker + self._done * num_workers
+        first = place.start + worker + place.done * num_workers
         for step in range(first, len(self), num_workers):
             # counted before it is given: a state taken while the consumer holds a sample does not give it twice
-            self._done += 1
+            place.done += 1
             yield self._read(order, step)
-        self._start, self._done = 0, 0
+        place.start = place.done = 0
+        if self._begin is begin:
+            self._begin = _Place()
 
     @property
     def _num_samples(self) -> int:
@@ -145,6 +162,14 @@ class ShardStream(IterableDataset[dict[str, Any]]):
             "num_workers": _worker()[1],
             "num_samples": sum(self._counts),
         }
+
+
+@dataclass
+class _Place:
+    """A place in a pass: the steps before it were given by all workers, or are ``done`` by this one."""
+
+    start: int = 0
+    done: int = 0
 
 
 class _Order:
