@@ -4,7 +4,9 @@ and workers, resumable.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -16,6 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from vistok.errors import ShardError
 from vistok.shards.collate import collate
+from vistok.shards.fingerprint import Fingerprint
 
 WINDOW_SHARDS = 16
 
@@ -48,8 +51,8 @@ class ShardStream(IterableDataset[dict[str, Any]]):
         shuffle: False gives the order of the plan.
         seed: Of the order.
         epoch: Another order for each; ``set_epoch`` before each pass.
-        rank: In [0, world); that of torch.distributed if not given.
-        world: Number of ranks; that of torch.distributed if not given, 1 without it.
+        rank: In [0, world); if not given that of torch.distributed, asked when a pass begins, 0 without it.
+        world: Number of ranks; if not given that of torch.distributed, asked when a pass begins, 1 without it.
         batch_size: Samples of one batch, as ``collate`` gives it, of images of one size; the last one may be shorter. None
             gives single samples.
 
@@ -69,17 +72,27 @@ class ShardStream(IterableDataset[dict[str, Any]]):
         world: int | None = None,
         batch_size: int | None = None,
     ) -> None:
-        group = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = rank if rank is not None else (torch.distributed.get_rank() if group else 0)
-        self.world = world if world is not None else (torch.distributed.get_world_size() if group else 1)
-        if not 0 <= self.rank < self.world:
-            raise ShardError(f"rank {self.rank} is not one of {self.world}")
+        self._rank, self._world = rank, world
+        if rank is not None and world is not None:
+            self._check_rank()
         if batch_size is not None and batch_size < 1:
             raise ShardError(f"batch_size must be at least 1, it is {batch_size}")
         self._samples, self._counts = samples, list(counts)
         self.shuffle, self.seed, self.epoch, self.batch_size = shuffle, seed, epoch, batch_size
         # where a pass begins, and where the newest one stands
         self._begin = self._newest = _Place()
+
+    @property
+    def rank(self) -> int:
+        """The rank that was given, else that of the process group of now."""
+        return self._rank if self._rank is not None else (torch.distributed.get_rank() if _grouped() else 0)
+
+    @property
+    def world(self) -> int:
+        """Number of ranks: as given, else that of the process group of now."""
+        if self._world is not None:
+            return self._world
+        return torch.distributed.get_world_size() if _grouped() else 1
 
     def __len__(self) -> int:
         """Samples that this rank gets in one pass, or batches."""
@@ -126,9 +139,19 @@ class ShardStream(IterableDataset[dict[str, Any]]):
         self._begin = self._newest = _Place(int(state["start"]), int(state["done"]))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._check_rank()
         # each pass has a place of its own: one that was only looked into takes nothing from the next
         self._newest = place = replace(self._begin)
         return self._pass(place, self._begin, _Order(self._counts, self.seed, self.epoch, self.shuffle))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker process is in no group: it takes the rank of the process that it works for
+        settled = {"_rank": self.rank, "_world": self.world} if _grouped() else {}
+        return {**self.__dict__, **settled}
+
+    def _check_rank(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ShardError(f"rank {self.rank} is not one of {self.world}")
 
     def _pass(self, place: _Place, begin: _Place, order: _Order) -> Iterator[dict[str, Any]]:
         worker, num_workers = _worker()
@@ -153,6 +176,7 @@ class ShardStream(IterableDataset[dict[str, Any]]):
         return collate(self._samples.__getitems__(order.take(places * self.world + self.rank)))
 
     def _identity(self) -> dict[str, Any]:
+        marks = getattr(self._samples, "fingerprint", None)
         return {
             "seed": self.seed,
             "shuffle": self.shuffle,
@@ -161,6 +185,8 @@ class ShardStream(IterableDataset[dict[str, Any]]):
             "batch_size": self.batch_size,
             "num_workers": _worker()[1],
             "num_samples": sum(self._counts),
+            "num_samples_of_shards": hashlib.sha256(json.dumps(self._counts).encode()).hexdigest(),
+            "fingerprint": marks.sha256 if isinstance(marks, Fingerprint) else "",
         }
 
 
@@ -208,6 +234,10 @@ class _Order:
         bits = np.random.PCG64(np.random.SeedSequence([*self._entropy, draw])).random_raw(size)
         order: NDArray[np.int64] = np.argsort(bits, kind="stable")
         return order
+
+
+def _grouped() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _worker() -> tuple[int, int]:
