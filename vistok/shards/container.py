@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from vistok.errors import ShardError
 from vistok.shards.commit import HashedFile
 from vistok.spec import TokenizerSpec
+
+if TYPE_CHECKING:
+    from vistok.shards.arrow_schema import RunColumns
 
 DEFAULT = "arrow"
 
@@ -74,11 +77,13 @@ class Origin:
         fingerprint: Hash of the run's fingerprint.
         spec: Of the tokenizer.
         latents: Type that continuous streams are stored in: ``float32``, ``float16`` or ``bfloat16``.
+        columns: Those of all Arrow shards of the run; None: each shard has what its samples need.
     """
 
     fingerprint: str
     spec: TokenizerSpec
     latents: str = "float32"
+    columns: RunColumns | None = None
 
 
 class OpenShard(Protocol):
