@@ -52,7 +52,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         self.fingerprint = Fingerprint.read(self.path)
         if tokenizer is not None:
             self.check(tokenizer)
-        self.spec = read_spec(self.path)
+        self.spec = read_spec(self.path, self.fingerprint)
         self._box: Container = container(str(self.fingerprint.fields.get("container")))
         self.sidecars = _committed(self.path, self.fingerprint)
         self._moments = self.fingerprint.fields.get("latents.moments") is True
@@ -95,7 +95,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
     @cached_property
     def plan(self) -> Plan:
         """All keys that were to be encoded; read from the disk when first asked for."""
-        return read_plan(self.path)
+        return read_plan(self.path, self.fingerprint)
 
     @cached_property
     def skipped(self) -> dict[str, str]:
