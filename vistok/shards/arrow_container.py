@@ -18,7 +18,7 @@ from vistok.shards.arrow_file import read_batch, write_batch
 from vistok.shards.arrow_schema import RunColumns
 from vistok.shards.arrow_streams import StreamColumns, StreamReader
 from vistok.shards.commit import HashedFile
-from vistok.shards.container import ABSENT, Block, Origin, Sample
+from vistok.shards.container import ABSENT, Block, Origin, Sample, Shape
 from vistok.spec import TokenizerSpec
 
 FORMAT_VERSION = 1
@@ -145,13 +145,23 @@ class OpenArrow:
         meta = {name: column.take(positions) for name, column in self._fields.items()}
         if self._rest is not None:
             _add(meta, [self._loads(text) for text in self._rest.take(positions)])
-        if isinstance(self._size, list):
-            meta["size"] = [self._size] * len(positions)
-        else:
-            sides = (column.take(positions) for column in self._size)
-            meta["size"] = [list(size) for size in zip(*sides, strict=True)]
+        meta["size"] = self._sizes(positions)
         meta["grid"] = self._grids(positions)
         return Block({name: stream.take(positions) for name, stream in self._streams.items()}, meta)
+
+    def shapes(self) -> list[Shape]:
+        """Size and grids of each sample."""
+        everything = np.arange(len(self._numbers))
+        return [
+            (tuple(size), tuple(map(tuple, grid.values())))
+            for size, grid in zip(self._sizes(everything), self._grids(everything), strict=True)
+        ]
+
+    def _sizes(self, positions: NDArray[np.int64]) -> list[list[int]]:
+        if isinstance(self._size, list):
+            return [self._size] * len(positions)
+        sides = (column.take(positions) for column in self._size)
+        return [list(size) for size in zip(*sides, strict=True)]
 
     def _parse(self, batch: Any) -> None:
         described = json.loads(batch.schema.metadata[METADATA_NAME])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vistok.shards.arrow_schema import RunColumns
 
 DEFAULT = "arrow"
+Shape = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
 
 
 class _Absent:
@@ -105,6 +106,10 @@ class OpenShard(Protocol):
 
     def take(self, positions: NDArray[np.int64]) -> Block:
         """The samples at some positions, at least one, in that order."""
+        ...
+
+    def shapes(self) -> list[Shape]:
+        """Size (H, W) and the grid of each stream, of each sample."""
         ...
 
 

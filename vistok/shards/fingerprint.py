@@ -115,7 +115,6 @@ def fingerprint(
     """
     told = dataset.describe() if isinstance(dataset, ImageDataset) else {}
     pixels, first = _first_image(dataset)
-    is_arrow = container.startswith("arrow")
     return Fingerprint(
         {
             "format_version": FORMAT_VERSION,
@@ -127,7 +126,7 @@ def fingerprint(
             **(_flat("latents", asdict(latents)) if tokenizer.spec.kind != "discrete" else {}),
             "data.first_image": pixels,
             "data.first_fields": _hash(first) if first else "",
-            **(RunColumns.of(tokenizer, dataset, first, plan).to_fields() if is_arrow else {}),
+            **RunColumns.of(tokenizer, dataset, first, plan).to_fields(),
             "plan.num_samples": plan.num_samples,
             "plan.shard_size": plan.shard_size,
             "plan.keys_sha256": plan.keys_hash,

@@ -5,7 +5,6 @@ and workers, resumable.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from vistok.errors import ShardError
 from vistok.shards.collate import collate
 from vistok.shards.fingerprint import Fingerprint
-
-WINDOW_SHARDS = 16
+from vistok.shards.stream_order import Order, ShapeBatches
 
 
 class Samples(Protocol):
@@ -53,8 +51,8 @@ class ShardStream(IterableDataset[dict[str, Any]]):
         epoch: Another order for each; ``set_epoch`` before each pass.
         rank: In [0, world); if not given that of torch.distributed, asked when a pass begins, 0 without it.
         world: Number of ranks; if not given that of torch.distributed, asked when a pass begins, 1 without it.
-        batch_size: Samples of one batch, as ``collate`` gives it, of images of one size; the last one may be shorter. None
-            gives single samples.
+        batch_size: Samples of one batch, as ``collate`` gives it; the last one may be shorter. Where samples differ in size
+            or grid, each batch is of one of them; see ``ShapeBatches``. None gives single samples.
 
     Raises:
         ShardError: a rank outside the world, a batch size below 1.
@@ -79,6 +77,10 @@ class ShardStream(IterableDataset[dict[str, Any]]):
             raise ShardError(f"batch_size must be at least 1, it is {batch_size}")
         self._samples, self._counts = samples, list(counts)
         self.shuffle, self.seed, self.epoch, self.batch_size = shuffle, seed, epoch, batch_size
+        # what has no shapes is of one shape
+        self._shapes: NDArray[np.int32] | None = (
+            getattr(samples, "shapes", None) if batch_size is not None else None
+        )
         # where a pass begins, and where the newest one stands
         self._begin = self._newest = _Place()
 
@@ -96,6 +98,8 @@ class ShardStream(IterableDataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         """Samples that this rank gets in one pass, or batches."""
+        if self._shapes is not None and self.batch_size is not None:
+            return ShapeBatches.count(self._shapes, self.batch_size, self.world)
         return -(-self._num_samples // (self.batch_size or 1))
 
     def set_epoch(self, epoch: int) -> None:
@@ -142,7 +146,12 @@ class ShardStream(IterableDataset[dict[str, Any]]):
         self._check_rank()
         # each pass has a place of its own: one that was only looked into takes nothing from the next
         self._newest = place = replace(self._begin)
-        return self._pass(place, self._begin, _Order(self._counts, self.seed, self.epoch, self.shuffle))
+        order = Order(self._counts, self.seed, self.epoch, self.shuffle)
+        batches = None
+        if self._shapes is not None and self.batch_size is not None:
+            shapes = self._shapes[order.take(np.arange(len(self._shapes)))]
+            batches = ShapeBatches(shapes, self.batch_size, self.world)
+        return self._pass(place, self._begin, order, batches)
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker process is in no group: it takes the rank of the process that it works for
@@ -153,13 +162,15 @@ class ShardStream(IterableDataset[dict[str, Any]]):
         if not 0 <= self.rank < self.world:
             raise ShardError(f"rank {self.rank} is not one of {self.world}")
 
-    def _pass(self, place: _Place, begin: _Place, order: _Order) -> Iterator[dict[str, Any]]:
+    def _pass(
+        self, place: _Place, begin: _Place, order: Order, batches: ShapeBatches | None
+    ) -> Iterator[dict[str, Any]]:
         worker, num_workers = _worker()
         first = place.start + worker + place.done * num_workers
         for step in range(first, len(self), num_workers):
             # counted before it is given: a state taken while the consumer holds a sample does not give it twice
             place.done += 1
-            yield self._read(order, step)
+            yield self._read(order, batches, step)
         place.start = place.done = 0
         if self._begin is begin:
             self._begin = _Place()
@@ -168,7 +179,9 @@ class ShardStream(IterableDataset[dict[str, Any]]):
     def _num_samples(self) -> int:
         return sum(self._counts) // self.world
 
-    def _read(self, order: _Order, step: int) -> dict[str, Any]:
+    def _read(self, order: Order, batches: ShapeBatches | None, step: int) -> dict[str, Any]:
+        if batches is not None:
+            return collate(self._samples.__getitems__(order.take(batches.take(step, self.rank))))
         if self.batch_size is None:
             return self._samples[int(order.take(np.array([step * self.world + self.rank]))[0])]
         first = step * self.batch_size
@@ -196,44 +209,6 @@ class _Place:
 
     start: int = 0
     done: int = 0
-
-
-class _Order:
-    """Position in the pass -> position in the dataset; remembers the window that was asked for last."""
-
-    def __init__(self, counts: Sequence[int], seed: int, epoch: int, shuffle: bool) -> None:
-        self._starts = list(itertools.accumulate(counts, initial=0))
-        self._shuffle, self._entropy = shuffle, (seed, epoch)
-        shards = self._permutation(0, len(counts)).tolist() if shuffle else list(range(len(counts)))
-        self._windows = [shards[i : i + WINDOW_SHARDS] for i in range(0, len(shards), WINDOW_SHARDS)]
-        sizes = [sum(counts[shard] for shard in window) for window in self._windows]
-        self._window_starts = list(itertools.accumulate(sizes, initial=0))
-        self._current = -1
-        self._positions: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-
-    def take(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The dataset's positions of some ascending positions of the pass."""
-        windows = np.searchsorted(self._window_starts, positions, side="right") - 1
-        parts = []
-        for piece in np.split(positions, np.flatnonzero(np.diff(windows)) + 1):
-            window = int(np.searchsorted(self._window_starts, piece[0], side="right")) - 1
-            if window != self._current:
-                self._positions, self._current = self._load(window), window
-            parts.append(self._positions[piece - self._window_starts[window]])
-        return np.concatenate(parts)
-
-    def _load(self, window: int) -> NDArray[np.int64]:
-        parts = [
-            np.arange(self._starts[s], self._starts[s + 1], dtype=np.int64) for s in self._windows[window]
-        ]
-        positions = np.concatenate(parts)
-        return positions[self._permutation(window + 1, len(positions))] if self._shuffle else positions
-
-    def _permutation(self, draw: int, size: int) -> NDArray[np.int64]:
-        # numpy promises the raw bits of a bit generator for ever, and nothing about its shuffle()
-        bits = np.random.PCG64(np.random.SeedSequence([*self._entropy, draw])).random_raw(size)
-        order: NDArray[np.int64] = np.argsort(bits, kind="stable")
-        return order
 
 
 def _grouped() -> bool:
