@@ -301,3 +301,13 @@ def test_an_error_wipes_the_bar_away(tokenizer, tmp_path, capsys):
         shards.encode(tokenizer, images, tmp_path / "out", batch_size=1, shard_size=2)
     told = capsys.readouterr().err
     assert "encode" in told and "\n" not in told and not told.split("\r")[-2].strip()
+
+
+def test_other_fields_of_the_first_image_are_refused(tmp_path, tokenizer):
+    def labelled(label):
+        return named(6, fields={f"image_{i:04d}": {"label": label} for i in range(6)})
+
+    shards.encode(tokenizer, labelled(1), tmp_path / "o", **OPTIONS)
+    (tmp_path / "o" / "shard-000001.json").unlink()
+    with pytest.raises(ShardError, match=r"data\.first_fields"):
+        shards.encode(tokenizer, labelled(2), tmp_path / "o", **OPTIONS)

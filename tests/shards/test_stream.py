@@ -1,8 +1,16 @@
+import json
+import pickle
+from pathlib import Path
+
 import pytest
-import torch
+from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import DataLoader
 
+from tests.ranks import group
+from tests.shards.conftest import named
 from vistok.errors import ShardError
+from vistok.shards import encode
+from vistok.shards import open as open_shards
 from vistok.shards.stream import ShardStream
 
 
@@ -123,10 +131,42 @@ def test_torchdata_resumes_each_worker_where_it_was(workers, batch_size):
         assert told(seen) + told(later) == whole
 
 
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2, "persistent_workers": True}])
+def test_a_pass_after_a_peek_is_whole(options):
+    stream = ShardStream(Numbers(), COUNTS, shuffle=True, batch_size=4)
+    loader = DataLoader(stream, batch_size=None, **options)
+    first = next(iter(loader))["number"].tolist()
+    found = batches(loader)
+    assert found[0] == first
+    assert sorted(number for batch in found for number in batch) == list(range(22))
+
+
+def test_passes_that_overlap_have_places_of_their_own():
+    stream = ShardStream(Numbers(), COUNTS)
+    stream.seek(5)
+    one, two = iter(stream), iter(stream)
+    assert [next(one)["number"], next(one)["number"], next(two)["number"]] == [5, 6, 5]
+    assert stream.state_dict()["done"] == 1
+    assert numbers(stream) == list(range(5, 22))
+    assert numbers(stream) == list(range(22))
+
+
 def test_a_state_of_another_stream_is_refused_by_name():
     state = ShardStream(Numbers(), COUNTS, seed=3).state_dict()
     with pytest.raises(ShardError, match="seed"):
         ShardStream(Numbers(), COUNTS, seed=4).load_state_dict(state)
+
+
+def test_a_state_of_other_shards_with_as_many_samples_is_refused(tmp_path, tokenizer, other_tokenizer):
+    def stream(name, model, shard_size):
+        encode(model, named(8), tmp_path / name, shard_size=shard_size, progress=False)
+        return open_shards(tmp_path / name).stream()
+
+    state = stream("a", tokenizer, 4).state_dict()
+    with pytest.raises(ShardError, match="num_samples_of_shards"):
+        stream("b", tokenizer, 2).load_state_dict(state)
+    with pytest.raises(ShardError, match="fingerprint"):
+        stream("c", other_tokenizer, 4).load_state_dict(state)
 
 
 def test_a_rank_outside_the_world_is_refused():
@@ -134,10 +174,20 @@ def test_a_rank_outside_the_world_is_refused():
         ShardStream(Numbers(), COUNTS, rank=2, world=2)
 
 
-def test_rank_and_world_come_from_torch_distributed(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        stream = ShardStream(Numbers(), COUNTS)
-        assert (stream.rank, stream.world) == (0, 1)
-    finally:
-        torch.distributed.destroy_process_group()
+def _numbers_of_a_rank(rank, streams, folder):
+    with group(rank, 2, folder):
+        found = [[numbers(stream), stream.rank, stream.world, len(stream)] for stream in streams]
+        (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
+        (Path(folder) / f"{rank}.pickle").write_bytes(pickle.dumps(streams))
+
+
+def test_rank_and_world_are_those_of_the_group_when_a_pass_begins(tmp_path):
+    streams = [ShardStream(Numbers(), COUNTS), ShardStream(Numbers(), COUNTS, rank=0, world=1)]
+    start_processes(_numbers_of_a_rank, (streams, str(tmp_path)), nprocs=2, start_method="forkserver")
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        own, whole = list(range(rank, 22, 2)), list(range(22))
+        assert found == [[own, rank, 2, 11], [whole, 0, 1, 22]]
+        # as a worker of that rank gets them, which is in no group
+        copies = pickle.loads((tmp_path / f"{rank}.pickle").read_bytes())
+        assert [numbers(copy) for copy in copies] == [own, whole]

@@ -118,6 +118,32 @@ def test_shards_that_changed_places_are_found(out, suffix):
     assert len(shards.verify(out).problems) == 3
 
 
+@pytest.mark.parametrize("change", [{"codebook_size": 4000}, {"dim": 7}, {"topology": "1d"}])
+def test_a_spec_that_was_edited_is_found_and_not_opened(out, change):
+    spec = json.loads((out / "spec.json").read_text())
+    spec["streams"][0].update(change)
+    (out / "spec.json").write_text(json.dumps(spec))
+    assert "spec.json is not the spec of this run: spec_sha256" in only_problem(out)
+    with pytest.raises(ShardError, match=r"spec\.json is not the spec of this run: .* encode again"):
+        shards.open(out)
+
+
+def test_a_spec_with_another_name_is_the_same(out):
+    spec = json.loads((out / "spec.json").read_text())
+    (out / "spec.json").write_text(json.dumps({**spec, "name": "renamed", "metrics": []}))
+    assert shards.verify(out).ok
+    assert len(shards.open(out)) == 10
+
+
+def test_a_plan_of_other_keys_is_found_and_answers_no_key(out):
+    plan = json.loads((out / "plan.json").read_text())
+    plan["keys"] = [f"other_{i:04d}" for i in range(10)]
+    (out / "plan.json").write_text(json.dumps(plan))
+    assert "plan.keys_sha256" in only_problem(out, full=False)
+    with pytest.raises(ShardError, match=r"plan\.json is not the plan of this run: its keys"):
+        shards.open(out)["other_0001"]
+
+
 @pytest.mark.parametrize("name", ["plan.json", "spec.json", "fingerprint.json"])
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", "{"])
 def test_a_missing_or_damaged_description_is_found(out, name, text):

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from vistok.errors import ShardError
 from vistok.shards.container import ABSENT
 
 EXACT_FLOAT = 1 << 53
 MAX_TEXT = (1 << 31) - 1
 JSON_COLUMN = "json"
+_LIST = "list<item: "
 
 
 def common_type(values: Sequence[Any]) -> Any:
@@ -73,9 +75,46 @@ def to_columns(
         if missing:
             optional.append(name)
     if any(rest):
-        texts = [json.dumps(fields, sort_keys=True, allow_nan=False) if fields else "" for fields in rest]
+        texts = [_json(fields) for fields in rest]
         columns[JSON_COLUMN] = pa.array(texts, type=common_type(texts))
     return columns, optional
+
+
+def to_set_columns(
+    metas: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], text: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """The same for columns that are set beforehand, whatever these samples have: all of them, null where absent.
+
+    Args:
+        metas: Fields of each sample.
+        kinds: Arrow type by name of a column.
+        text: Whether there is a column of JSON text although nothing is in it.
+
+    Raises:
+        ShardError: more text than a column holds.
+    """
+    columns: dict[str, Any] = {}
+    rest = [dict(meta) for meta in metas]
+    for name, kind in kinds.items():
+        values = [fields.pop(name) if fits(fields.get(name), kind) else None for fields in rest]
+        columns[name] = _set_column(name, values, kind)
+    if text or any(rest):
+        columns[JSON_COLUMN] = _set_column(JSON_COLUMN, [_json(fields) for fields in rest], "string")
+    return columns, list(kinds)
+
+
+def fits(value: Any, kind: str) -> bool:
+    """Whether a column of that Arrow type holds a value as it is, or an integer as the float that equals it."""
+    if kind.startswith(_LIST):
+        inner = kind[len(_LIST) : -1]
+        return type(value) is list and all(fits(element, inner) for element in value)
+    if kind == "int64":
+        return type(value) is int and -(1 << 63) <= value < 1 << 63
+    if kind == "double":
+        return type(value) is float or (type(value) is int and abs(value) <= EXACT_FLOAT)
+    if kind == "string":
+        return type(value) is str and _text_bytes(value) >= 0
+    return kind == "bool" and type(value) is bool
 
 
 class Column:
@@ -84,6 +123,8 @@ class Column:
     Args:
         array: Validated.
         optional: Whether null means absent.
+
+    ``is_blank`` says whether it is of texts that are all empty.
     """
 
     def __init__(self, array: Any, optional: bool = False) -> None:
@@ -91,8 +132,11 @@ class Column:
 
         self._array, self._null = array, ABSENT if optional else None
         self._numbers: Any = None
+        self._all_null = False
         self._text: tuple[Any, memoryview] | None = None
+        self.is_blank = False
         if array.null_count:
+            self._all_null = array.null_count == len(array)
             return
         if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
             self._numbers = array.to_numpy(zero_copy_only=True)
@@ -100,9 +144,12 @@ class Column:
             _, offsets, data = array.buffers()
             ends = np.frombuffer(offsets, np.int32, len(array) + 1, array.offset * 4)
             self._text = ends, memoryview(data if data is not None else b"")
+            self.is_blank = bool(ends[0] == ends[-1])
 
     def take(self, positions: Any) -> list[Any]:
         """The values at some positions."""
+        if self._all_null:
+            return [self._null] * len(positions)
         if self._numbers is not None:
             numbers: list[Any] = self._numbers[positions].tolist()
             return numbers
@@ -114,6 +161,24 @@ class Column:
 
         values: list[Any] = self._array.take(pa.array(positions)).to_pylist()
         return values if self._null is None else [self._null if v is None else v for v in values]
+
+
+def _set_column(name: str, values: Sequence[Any], kind: str) -> Any:
+    import pyarrow as pa
+
+    if kind == "string" and sum(_text_bytes(value) for value in values if value is not None) > MAX_TEXT:
+        raise ShardError(f"a shard would hold more than {MAX_TEXT} bytes of {name!r}: lower shard_size")
+    return pa.array(values, type=_type_of(kind))
+
+
+def _json(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, sort_keys=True, allow_nan=False) if fields else ""
+
+
+def _type_of(kind: str) -> Any:
+    import pyarrow as pa
+
+    return pa.list_(_type_of(kind[len(_LIST) : -1])) if kind.startswith(_LIST) else pa.type_for_alias(kind)
 
 
 def _text_bytes(text: str) -> int:

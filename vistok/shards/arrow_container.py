@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vistok.errors import ShardError
-from vistok.shards.arrow_columns import JSON_COLUMN, Column, to_columns
+from vistok.shards.arrow_columns import JSON_COLUMN, Column, to_columns, to_set_columns
 from vistok.shards.arrow_file import read_batch, write_batch
+from vistok.shards.arrow_schema import RunColumns
 from vistok.shards.arrow_streams import StreamColumns, StreamReader
 from vistok.shards.commit import HashedFile
-from vistok.shards.container import ABSENT, Block, Origin, Sample
+from vistok.shards.container import ABSENT, Block, Origin, Sample, Shape
 from vistok.spec import TokenizerSpec
 
 FORMAT_VERSION = 1
@@ -28,12 +29,15 @@ METADATA_NAME = b"vistok"
 class ArrowContainer:
     """One row a sample: ``key``, a column by the name of each stream, and one for each field of the dataset.
 
-    Tokens are fixed-size lists where all samples of the shard have one shape, else variable lists; N and S are one
-    after the other, position-major. They have the smallest unsigned type that holds the codebook or, packed, are bytes
+    Tokens are fixed-size lists where all images of the run are sure to have one size, else variable lists; N and S are
+    one after the other, position-major. They have the smallest unsigned type that holds the codebook or, packed, are bytes
     in which each index takes ceil(log2 K) bits. What is the same for all samples (``size``, ``grid``, shapes) stands in
-    the schema's metadata under ``vistok``, beside the fingerprint and the spec; where it varies it is the columns
-    ``height``, ``width``, ``STREAM.grid`` and, for packed tokens, ``STREAM.length``. Fields without a common type are
-    JSON text in the column ``json``.
+    the schema's metadata under ``vistok``, beside the fingerprint and the spec; where it may vary it is the
+    columns ``height``, ``width``, ``STREAM.grid`` and, for packed tokens, ``STREAM.length``. Values that have no column
+    of their type are JSON text in the column ``json``.
+
+    All shards of a run have the same columns, ``Origin.columns``, so that other readers take them as one table; a field
+    that a sample does not have is null. Without them a shard has what its own samples need.
 
     A shard is put together in memory before it is written. Reading maps the file and finds a sample by its position;
     a file that shrinks while it is mapped ends the process, as with any mapping, so shards are replaced, never edited.
@@ -61,9 +65,10 @@ class ArrowContainer:
 
         kept = list(samples)
         streams = [
-            StreamColumns.of(kept, stream, self._packed, origin.latents) for stream in origin.spec.streams
+            StreamColumns.of(kept, stream, self._packed, origin.latents, origin.columns)
+            for stream in origin.spec.streams
         ]
-        size, size_columns = _sizes(kept)
+        size, size_columns = _sizes(kept, origin.columns)
         columns: dict[str, Any] = {
             "key": pa.array([_text(sample.meta["key"]) for sample in kept], pa.string())
         }
@@ -71,9 +76,11 @@ class ArrowContainer:
         for stream in streams:
             columns.update(stream.columns)
         own = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
-        fields, optional = to_columns(
-            [_fields_of(sample.meta) for sample in kept], {*columns, *OWN_FIELDS, "height", "width"}
-        )
+        metas = [_fields_of(sample.meta) for sample in kept]
+        if origin.columns is None:
+            fields, optional = to_columns(metas, {*columns, *OWN_FIELDS, "height", "width"})
+        else:
+            fields, optional = to_set_columns(metas, origin.columns.fields, origin.columns.text)
         described = {
             "format": FORMAT_VERSION,
             "fingerprint": origin.fingerprint,
@@ -138,13 +145,23 @@ class OpenArrow:
         meta = {name: column.take(positions) for name, column in self._fields.items()}
         if self._rest is not None:
             _add(meta, [self._loads(text) for text in self._rest.take(positions)])
-        if isinstance(self._size, list):
-            meta["size"] = [self._size] * len(positions)
-        else:
-            sides = (column.take(positions) for column in self._size)
-            meta["size"] = [list(size) for size in zip(*sides, strict=True)]
+        meta["size"] = self._sizes(positions)
         meta["grid"] = self._grids(positions)
         return Block({name: stream.take(positions) for name, stream in self._streams.items()}, meta)
+
+    def shapes(self) -> list[Shape]:
+        """Size and grids of each sample."""
+        everything = np.arange(len(self._numbers))
+        return [
+            (tuple(size), tuple(map(tuple, grid.values())))
+            for size, grid in zip(self._sizes(everything), self._grids(everything), strict=True)
+        ]
+
+    def _sizes(self, positions: NDArray[np.int64]) -> list[list[int]]:
+        if isinstance(self._size, list):
+            return [self._size] * len(positions)
+        sides = (column.take(positions) for column in self._size)
+        return [list(size) for size in zip(*sides, strict=True)]
 
     def _parse(self, batch: Any) -> None:
         described = json.loads(batch.schema.metadata[METADATA_NAME])
@@ -170,7 +187,8 @@ class OpenArrow:
             height, width = described["size"]
             self._size = [int(height), int(width)]
         rest = columns.pop(JSON_COLUMN, None)
-        self._rest = None if rest is None else Column(rest)
+        texts = None if rest is None else Column(rest)
+        self._rest = None if texts is None or texts.is_blank else texts
         optional = set(described["optional"])
         self._fields = {name: Column(column, name in optional) for name, column in columns.items()}
         if "key" not in self._fields or not self._streams:
@@ -193,12 +211,17 @@ class OpenArrow:
         return fields
 
 
-def _sizes(samples: Sequence[Sample]) -> tuple[list[int] | None, dict[str, Any]]:
+def _sizes(samples: Sequence[Sample], columns: RunColumns | None) -> tuple[list[int] | None, dict[str, Any]]:
     """The size of all images, or columns of their sizes."""
     import pyarrow as pa
 
     sizes = [list(sample.meta["size"]) for sample in samples]
-    if sizes and all(size == sizes[0] for size in sizes):
+    if columns is not None:
+        if columns.size is not None and any(size != list(columns.size) for size in sizes):
+            raise ShardError(f"an image is not {columns.size[0]} x {columns.size[1]}, the size of this run")
+        if columns.size is not None:
+            return list(columns.size), {}
+    elif sizes and all(size == sizes[0] for size in sizes):
         return sizes[0], {}
     return None, {
         name: pa.array([size[side] for size in sizes], pa.int32())

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vistok.errors import ShardError
 from vistok.shards.arrow_columns import Column
+from vistok.shards.arrow_schema import RunColumns
 from vistok.shards.bit_packing import bits_for, pack, packed_bytes, unpack
 from vistok.shards.container import Sample
 from vistok.spec import StreamSpec, index_dtype
@@ -35,11 +36,26 @@ class StreamColumns:
     described: dict[str, Any]
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], stream: StreamSpec, packed: bool, latents: str) -> StreamColumns:
+    def of(
+        cls,
+        samples: Sequence[Sample],
+        stream: StreamSpec,
+        packed: bool,
+        latents: str,
+        columns: RunColumns | None = None,
+    ) -> StreamColumns:
         """The columns of a stream of some samples.
 
+        Args:
+            samples: Of one shard.
+            stream: Which.
+            packed: Whether indices are packed into bits.
+            latents: Type that continuous streams are stored in.
+            columns: Those of the run; None: as these samples need.
+
         Raises:
-            ShardError: the samples do not have the stream in one type and width, or are too large.
+            ShardError: the samples do not have the stream in one type and width, are too large, or differ although all of
+                the run are of one size.
         """
         import pyarrow as pa
 
@@ -54,7 +70,16 @@ class StreamColumns:
             raise ShardError(f"samples of stream {name} differ in type or width, or are not {stored}")
         width = widths.pop()
         lengths = [len(array) for array in arrays]
+        grids = [list(sample.meta["grid"][name]) for sample in samples]
+        same = bool(grids) and all(grid == grids[0] for grid in grids)
         fixed = len(set(lengths)) == 1 and lengths[0] * width > 0
+        if columns is not None:
+            if columns.size is None or stream.topology == "ragged":
+                fixed = same = False
+            elif samples and not (fixed and same):
+                raise ShardError(
+                    f"samples of stream {name} have several lengths or grids, although all images are of one size"
+                )
         bits = bits_for(size) if packed and size is not None else 0
         rows = (
             [np.stack(arrays).reshape(len(arrays), -1)]
@@ -65,20 +90,18 @@ class StreamColumns:
             rows = [pack(row, bits) for row in rows]
         elif dtype == "bfloat16":
             rows = [to_bfloat16(row) for row in rows]
-        columns = {name: _lists(rows, fixed, name, np.dtype(_lies_in(dtype, bits)))}
+        found = {name: _lists(rows, fixed, name, np.dtype(_lies_in(dtype, bits)))}
         if bits and not fixed:
-            columns[f"{name}.length"] = pa.array(lengths, pa.int32())
-        grids = [list(sample.meta["grid"][name]) for sample in samples]
-        same = bool(grids) and all(grid == grids[0] for grid in grids)
+            found[f"{name}.length"] = pa.array(lengths, pa.int32())
         if not same:
-            columns[f"{name}.grid"] = pa.array(grids, pa.list_(pa.field("item", pa.int32(), nullable=False)))
+            found[f"{name}.grid"] = pa.array(grids, pa.list_(pa.field("item", pa.int32(), nullable=False)))
         described = {
             "dtype": dtype,
             "bits": bits,
             "shape": [lengths[0] if fixed else None, width],
             "grid": grids[0] if same else None,
         }
-        return cls(name, columns, described)
+        return cls(name, found, described)
 
 
 class StreamReader:
@@ -123,15 +146,21 @@ class StreamReader:
         self._check_lengths(name)
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[Any] | list[NDArray[Any]]:
-        """Tokens at some positions: (B, N, S) where N is the same for the whole shard, else a list of (N, S)."""
+        """Tokens at some positions: (B, N, S) where N is the same for all of them, else a list of (N, S)."""
         if self._count is not None:
             rows = self._decoded(self._values[positions], self._count * self._width)
             return rows.reshape(len(positions), self._count, self._width)
         assert self._offsets is not None
-        starts, stops = self._offsets[positions].tolist(), self._offsets[positions + 1].tolist()
-        lengths = self._lengths.take(positions) if self._lengths is not None else [0] * len(starts)
+        starts, stops = self._offsets[positions], self._offsets[positions + 1]
+        sizes = stops - starts
+        lengths = (
+            self._lengths.take(positions) if self._lengths is not None else (sizes // self._width).tolist()
+        )
+        if lengths and len(set(lengths)) == 1 and lengths[0]:
+            rows = self._values[starts[:, None] + np.arange(sizes[0])]
+            return self._decoded(rows, lengths[0] * self._width).reshape(len(positions), -1, self._width)
         found = []
-        for start, stop, length in zip(starts, stops, lengths, strict=True):
+        for start, stop, length in zip(starts.tolist(), stops.tolist(), lengths, strict=True):
             row = self._decoded(self._values[None, start:stop], length * self._width)
             found.append(row.reshape(-1, self._width))
         return found

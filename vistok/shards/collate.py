@@ -79,5 +79,8 @@ def _stream(tokens: Mapping[str, Any]) -> StreamTokens:
 def _same(values: Sequence[Any], name: str) -> Any:
     if any(value != values[0] for value in values):
         other = next(value for value in values if value != values[0])
-        raise ShardError(f"a batch holds images of {name} {values[0]} and {other}: group them by {name}")
+        raise ShardError(
+            f"a batch holds images of {name} {values[0]} and {other}: group them by {name}, "
+            "as stream(batch_size=...) of the shards does"
+        )
     return values[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,11 @@ from vistok.errors import ShardError
 from vistok.shards.commit import HashedFile
 from vistok.spec import TokenizerSpec
 
+if TYPE_CHECKING:
+    from vistok.shards.arrow_schema import RunColumns
+
 DEFAULT = "arrow"
+Shape = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
 
 
 class _Absent:
@@ -74,11 +78,13 @@ class Origin:
         fingerprint: Hash of the run's fingerprint.
         spec: Of the tokenizer.
         latents: Type that continuous streams are stored in: ``float32``, ``float16`` or ``bfloat16``.
+        columns: Those of all Arrow shards of the run; None: each shard has what its samples need.
     """
 
     fingerprint: str
     spec: TokenizerSpec
     latents: str = "float32"
+    columns: RunColumns | None = None
 
 
 class OpenShard(Protocol):
@@ -100,6 +106,10 @@ class OpenShard(Protocol):
 
     def take(self, positions: NDArray[np.int64]) -> Block:
         """The samples at some positions, at least one, in that order."""
+        ...
+
+    def shapes(self) -> list[Shape]:
+        """Size (H, W) and the grid of each stream, of each sample."""
         ...
 
 

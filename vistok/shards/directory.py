@@ -14,7 +14,7 @@ from vistok.shards.claims import ALL, Slice, claimed, lock_files, lock_path, oth
 from vistok.shards.commit import made, remove_debris, write_file, write_if_different
 from vistok.shards.failures import QUARANTINE
 from vistok.shards.fingerprint import FILE_NAME as FINGERPRINT_NAME
-from vistok.shards.fingerprint import Fingerprint
+from vistok.shards.fingerprint import Fingerprint, spec_hash
 from vistok.shards.plan import Plan
 from vistok.spec import TokenizerSpec
 
@@ -139,25 +139,40 @@ def check_written(out: Path) -> None:
         raise ShardError(f"{out} holds no token shards: give a directory that `vistok encode` wrote")
 
 
-def read_plan(out: Path) -> Plan:
-    """The plan of the shards in a directory.
+def read_plan(out: Path, marks: Fingerprint | None = None) -> Plan:
+    """The plan of the shards in a directory; that of a fingerprint, if one is given.
 
     Raises:
-        ShardError: the file is missing or damaged.
+        ShardError: the file is missing or damaged, or belongs to another run.
     """
-    return Plan.from_json(_text(out / PLAN_NAME))
+    plan = Plan.from_json(_text(out / PLAN_NAME))
+    if marks is not None and marks.fields.get("plan.keys_sha256", plan.keys_hash) != plan.keys_hash:
+        raise ShardError(
+            f"{out / PLAN_NAME} is not the plan of this run: its keys are others than the fingerprint says; "
+            "run the same encode again to restore it"
+        )
+    return plan
 
 
-def read_spec(out: Path) -> TokenizerSpec:
-    """The spec of the tokenizer that made the shards in a directory.
+def read_spec(out: Path, marks: Fingerprint | None = None) -> TokenizerSpec:
+    """The spec of the tokenizer that made the shards in a directory; that of a fingerprint, if one is given.
 
     Raises:
-        ShardError: the file is missing or damaged.
+        ShardError: the file is missing or damaged, or belongs to another run.
     """
+    text = _text(out / SPEC_NAME)
     try:
-        return TokenizerSpec.from_json(_text(out / SPEC_NAME))
+        spec = TokenizerSpec.from_json(text)
+        found = {"spec_sha256": spec_hash(json.loads(text)), "weights_hash": spec.weights_hash}
     except (TokenizerError, AttributeError, TypeError, RecursionError) as error:
         raise ShardError(f"{out / SPEC_NAME} is damaged: {error}") from error
+    differing = [name for name in found if marks and marks.fields.get(name, found[name]) != found[name]]
+    if differing:
+        raise ShardError(
+            f"{out / SPEC_NAME} is not the spec of this run: {differing[0]} differs from the fingerprint; "
+            "run the same encode again to restore it"
+        )
+    return spec
 
 
 def _text(path: Path) -> str:

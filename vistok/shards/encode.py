@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from vistok.data import ImageDataset
 from vistok.errors import ShardError
+from vistok.shards.arrow_schema import RunColumns
 from vistok.shards.batch_size import find_batch_size
 from vistok.shards.claims import ALL, Slice, setting_up
 from vistok.shards.commit import write_if_different
@@ -100,7 +101,7 @@ def encode(
     box, storage = container_named(container), LatentFormat(latents, moments)
     storage.check(tokenizer.spec.kind != "discrete", box.name)
     marks = fingerprint(tokenizer, dataset, plan, box.name, storage, precision)
-    origin = Origin(marks.sha256, tokenizer.spec, storage.dtype)
+    origin = Origin(marks.sha256, tokenizer.spec, storage.dtype, RunColumns.read(marks.fields))
     output = Output(Path(out), plan, box.name, origin, part)
     run = engine if engine is not None else LocalEngine(workers)
     with writing_into(output.out, Description(plan, tokenizer.spec, marks), part):

@@ -15,13 +15,15 @@ import torch
 
 from vistok.data import ImageDataset
 from vistok.errors import ShardError, VistokError
+from vistok.shards.arrow_schema import RunColumns
 from vistok.shards.latents import FLOAT32, LatentFormat
-from vistok.shards.loading import KeyedImages
+from vistok.shards.loading import KeyedImages, plain
 from vistok.shards.plan import Plan
 from vistok.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 FILE_NAME = "fingerprint.json"
+ANONYMOUS = ("name", "licence", "provenance", "metrics")
 TOKENIZER_FIELDS = ("model", "image", "multiple_of", "weights_hash")
 
 
@@ -38,8 +40,7 @@ class Fingerprint:
     @property
     def sha256(self) -> str:
         """Hash of all fields, in hex."""
-        text = json.dumps(dict(self.fields), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _hash(dict(self.fields))
 
     def difference(self, other: Fingerprint, only: tuple[str, ...] = ()) -> str:
         """The first fields that differ, as ``name was X and is Y now``; empty if none does.
@@ -109,19 +110,23 @@ def fingerprint(
     """The fingerprint of encoding a dataset by a tokenizer.
 
     ``precision`` is that of the encoder, if it is not the one of the weights. The dataset counts by its keys, by what it says of itself where it can (``ImageDataset.describe``: image policy,
-    fields, buckets, views), and by the pixels of its first image. Those of the others do not count, since reading them
-    all to find out would cost as much as encoding.
+    fields, buckets, views), and by the pixels and fields of its first image. Those of the others do not count, since
+    reading them all to find out would cost as much as encoding.
     """
     told = dataset.describe() if isinstance(dataset, ImageDataset) else {}
+    pixels, first = _first_image(dataset)
     return Fingerprint(
         {
             "format_version": FORMAT_VERSION,
             "container": container,
             **tokenizer_fields(tokenizer),
+            "spec_sha256": spec_hash(tokenizer.spec.to_json_data()),
             "dtype": precision or str(tokenizer_dtype(tokenizer)).removeprefix("torch."),
             **(_flat("data", told) if told else {}),
             **(_flat("latents", asdict(latents)) if tokenizer.spec.kind != "discrete" else {}),
-            "data.first_image": first_image_hash(dataset),
+            "data.first_image": pixels,
+            "data.first_fields": _hash(first) if first else "",
+            **RunColumns.of(tokenizer, dataset, first, plan).to_fields(),
             "plan.num_samples": plan.num_samples,
             "plan.shard_size": plan.shard_size,
             "plan.keys_sha256": plan.keys_hash,
@@ -129,18 +134,32 @@ def fingerprint(
     )
 
 
-def first_image_hash(dataset: KeyedImages) -> str:
-    """The sha256 over shape and 8-bit pixels of the image with the first key; empty if it cannot be read."""
+def _first_image(dataset: KeyedImages) -> tuple[str, dict[str, Any]]:
+    """The sha256 over shape and 8-bit pixels of the image with the first key, and its fields; empty if it cannot be read."""
     keys = dataset.keys()
     first = min(range(len(keys)), key=keys.__getitem__)
     try:
-        image = dataset[first]["image"]
+        item = dataset[first]
+        image = item["image"]
         pixels = ((image.float().nan_to_num().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).contiguous()
+        fields = {name: plain(value) for name, value in item.items() if name not in ("image", "key")}
+        json.dumps(fields, allow_nan=False)
     except (
         Exception
     ):  # a dataset is anyone's code; encoding reads this image again and tells what is wrong with it
-        return ""
-    return hashlib.sha256(f"{tuple(pixels.shape)}|".encode() + pixels.numpy().tobytes()).hexdigest()
+        return "", {}
+    digest = hashlib.sha256(f"{tuple(pixels.shape)}|".encode() + pixels.numpy().tobytes())
+    return digest.hexdigest(), fields
+
+
+def spec_hash(data: Mapping[str, Any]) -> str:
+    """The sha256 of a spec's JSON data, but for what may differ between tokenizers that make the same tokens."""
+    return _hash({name: value for name, value in data.items() if name not in ANONYMOUS})
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def soft_fields(device: torch.device, batch_size: int) -> dict[str, Any]:
@@ -199,8 +218,9 @@ def _flat(prefix: str, value: Any) -> dict[str, Any]:
 
 
 def _tell_order(name: str) -> tuple[int, str]:
-    """Classes before their arguments before weights, because a difference in one explains those after it."""
-    return (2 if name == "weights_hash" else 0 if name.endswith(".class") else 1, name)
+    """Classes before their arguments before weights and hashes, because a difference in one explains those after it."""
+    derived = name.startswith(("weights_hash", "spec_sha256", "data.first_", "columns."))
+    return (2 if derived else 0 if name.endswith(".class") else 1, name)
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from vistok.errors import ShardError
-from vistok.shards.container import Block, Container, OpenShard, container
+from vistok.shards.arrow_schema import RunColumns
+from vistok.shards.container import Block, Container, OpenShard, Shape, container
 from vistok.shards.directory import check_written, read_plan, read_spec
 from vistok.shards.fingerprint import Fingerprint, check_tokenizer
 from vistok.shards.latents import ChannelStatistics, combined
@@ -52,7 +53,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         self.fingerprint = Fingerprint.read(self.path)
         if tokenizer is not None:
             self.check(tokenizer)
-        self.spec = read_spec(self.path)
+        self.spec = read_spec(self.path, self.fingerprint)
         self._box: Container = container(str(self.fingerprint.fields.get("container")))
         self.sidecars = _committed(self.path, self.fingerprint)
         self._moments = self.fingerprint.fields.get("latents.moments") is True
@@ -95,7 +96,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
     @cached_property
     def plan(self) -> Plan:
         """All keys that were to be encoded; read from the disk when first asked for."""
-        return read_plan(self.path)
+        return read_plan(self.path, self.fingerprint)
 
     @cached_property
     def skipped(self) -> dict[str, str]:
@@ -106,6 +107,24 @@ class ShardDataset(Dataset[dict[str, Any]]):
     def latent_statistics(self) -> dict[str, ChannelStatistics]:
         """Mean and standard deviation of each channel of the continuous streams, over all samples."""
         return combined(sidecar.latents for sidecar in self.sidecars)
+
+    @cached_property
+    def shapes(self) -> NDArray[np.int32] | None:
+        """A number for size and grids of each sample, by position; None where all surely have the same.
+
+        Where it is not sure, all shards are looked into when it is first asked for.
+        """
+        columns = RunColumns.read(self.fingerprint.fields)
+        if columns and columns.size and all(stream.topology != "ragged" for stream in self.spec.streams):
+            return None
+        known: dict[Shape, int] = {}
+        found = np.empty(len(self), dtype=np.int32)
+        for place in range(len(self.sidecars)):
+            shapes = self._table(place).shapes()
+            found[self._starts[place] : self._starts[place + 1]] = [
+                known.setdefault(shape, len(known)) for shape in shapes
+            ]
+        return found if len(known) > 1 else None
 
     def keys(self) -> list[str]:
         """The key of each item, by position."""

@@ -4,8 +4,10 @@ and workers, resumable.
 
 from __future__ import annotations
 
-import itertools
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,8 +17,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from vistok.errors import ShardError
 from vistok.shards.collate import collate
-
-WINDOW_SHARDS = 16
+from vistok.shards.fingerprint import Fingerprint
+from vistok.shards.stream_order import Order, ShapeBatches
 
 
 class Samples(Protocol):
@@ -47,10 +49,10 @@ class ShardStream(IterableDataset[dict[str, Any]]):
         shuffle: False gives the order of the plan.
         seed: Of the order.
         epoch: Another order for each; ``set_epoch`` before each pass.
-        rank: In [0, world); that of torch.distributed if not given.
-        world: Number of ranks; that of torch.distributed if not given, 1 without it.
-        batch_size: Samples of one batch, as ``collate`` gives it, of images of one size; the last one may be shorter. None
-            gives single samples.
+        rank: In [0, world); if not given that of torch.distributed, asked when a pass begins, 0 without it.
+        world: Number of ranks; if not given that of torch.distributed, asked when a pass begins, 1 without it.
+        batch_size: Samples of one batch, as ``collate`` gives it; the last one may be shorter. Where samples differ in size
+            or grid, each batch is of one of them; see ``ShapeBatches``. None gives single samples.
 
     Raises:
         ShardError: a rank outside the world, a batch size below 1.
@@ -68,38 +70,63 @@ class ShardStream(IterableDataset[dict[str, Any]]):
         world: int | None = None,
         batch_size: int | None = None,
     ) -> None:
-        group = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = rank if rank is not None else (torch.distributed.get_rank() if group else 0)
-        self.world = world if world is not None else (torch.distributed.get_world_size() if group else 1)
-        if not 0 <= self.rank < self.world:
-            raise ShardError(f"rank {self.rank} is not one of {self.world}")
+        self._rank, self._world = rank, world
+        if rank is not None and world is not None:
+            self._check_rank()
         if batch_size is not None and batch_size < 1:
             raise ShardError(f"batch_size must be at least 1, it is {batch_size}")
         self._samples, self._counts = samples, list(counts)
         self.shuffle, self.seed, self.epoch, self.batch_size = shuffle, seed, epoch, batch_size
-        self._start, self._done = 0, 0
+        # what has no shapes is of one shape
+        self._shapes: NDArray[np.int32] | None = (
+            getattr(samples, "shapes", None) if batch_size is not None else None
+        )
+        # where a pass begins, and where the newest one stands
+        self._begin = self._newest = _Place()
+
+    @property
+    def rank(self) -> int:
+        """The rank that was given, else that of the process group of now."""
+        return self._rank if self._rank is not None else (torch.distributed.get_rank() if _grouped() else 0)
+
+    @property
+    def world(self) -> int:
+        """Number of ranks: as given, else that of the process group of now."""
+        if self._world is not None:
+            return self._world
+        return torch.distributed.get_world_size() if _grouped() else 1
 
     def __len__(self) -> int:
         """Samples that this rank gets in one pass, or batches."""
+        if self._shapes is not None and self.batch_size is not None:
+            return ShapeBatches.count(self._shapes, self.batch_size, self.world)
         return -(-self._num_samples // (self.batch_size or 1))
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of the next pass, which begins at its start."""
-        self.epoch, self._start, self._done = epoch, 0, 0
+        self.epoch = epoch
+        self._begin = self._newest = _Place()
 
     def seek(self, done: int) -> None:
-        """Begins the next pass after as many samples, or batches, as all workers of this rank have given so far.
+        """Begins passes after as many samples, or batches, as all workers of this rank have given so far.
+
+        It holds until a pass has come to its end or ``set_epoch`` is called; a pass that is broken off does not count.
 
         Raises:
             ShardError: a pass has fewer.
         """
         if not 0 <= done <= len(self):
             raise ShardError(f"a pass has {len(self)} steps, it cannot begin after {done}")
-        self._start, self._done = done, 0
+        self._begin = self._newest = _Place(done)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the pass stands, in the process that iterates."""
-        return {**self._identity(), "epoch": self.epoch, "start": self._start, "done": self._done}
+        """Where the newest pass stands, in the process that iterates."""
+        return {
+            **self._identity(),
+            "epoch": self.epoch,
+            "start": self._newest.start,
+            "done": self._newest.done,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where ``state_dict`` was taken.
@@ -112,23 +139,49 @@ class ShardStream(IterableDataset[dict[str, Any]]):
                 raise ShardError(
                     f"this stream has {name} {value!r}, the state was saved with {state.get(name)!r}"
                 )
-        self.epoch, self._start, self._done = int(state["epoch"]), int(state["start"]), int(state["done"])
+        self.epoch = int(state["epoch"])
+        self._begin = self._newest = _Place(int(state["start"]), int(state["done"]))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._check_rank()
+        # each pass has a place of its own: one that was only looked into takes nothing from the next
+        self._newest = place = replace(self._begin)
+        order = Order(self._counts, self.seed, self.epoch, self.shuffle)
+        batches = None
+        if self._shapes is not None and self.batch_size is not None:
+            shapes = self._shapes[order.take(np.arange(len(self._shapes)))]
+            batches = ShapeBatches(shapes, self.batch_size, self.world)
+        return self._pass(place, self._begin, order, batches)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker process is in no group: it takes the rank of the process that it works for
+        settled = {"_rank": self.rank, "_world": self.world} if _grouped() else {}
+        return {**self.__dict__, **settled}
+
+    def _check_rank(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ShardError(f"rank {self.rank} is not one of {self.world}")
+
+    def _pass(
+        self, place: _Place, begin: _Place, order: Order, batches: ShapeBatches | None
+    ) -> Iterator[dict[str, Any]]:
         worker, num_workers = _worker()
-        order = _Order(self._counts, self.seed, self.epoch, self.shuffle)
-        first = self._start + worker + self._done * num_workers
+        first = place.start + worker + place.done * num_workers
         for step in range(first, len(self), num_workers):
             # counted before it is given: a state taken while the consumer holds a sample does not give it twice
-            self._done += 1
-            yield self._read(order, step)
-        self._start, self._done = 0, 0
+            place.done += 1
+            yield self._read(order, batches, step)
+        place.start = place.done = 0
+        if self._begin is begin:
+            self._begin = _Place()
 
     @property
     def _num_samples(self) -> int:
         return sum(self._counts) // self.world
 
-    def _read(self, order: _Order, step: int) -> dict[str, Any]:
+    def _read(self, order: Order, batches: ShapeBatches | None, step: int) -> dict[str, Any]:
+        if batches is not None:
+            return collate(self._samples.__getitems__(order.take(batches.take(step, self.rank))))
         if self.batch_size is None:
             return self._samples[int(order.take(np.array([step * self.world + self.rank]))[0])]
         first = step * self.batch_size
@@ -136,6 +189,7 @@ class ShardStream(IterableDataset[dict[str, Any]]):
         return collate(self._samples.__getitems__(order.take(places * self.world + self.rank)))
 
     def _identity(self) -> dict[str, Any]:
+        marks = getattr(self._samples, "fingerprint", None)
         return {
             "seed": self.seed,
             "shuffle": self.shuffle,
@@ -144,45 +198,21 @@ class ShardStream(IterableDataset[dict[str, Any]]):
             "batch_size": self.batch_size,
             "num_workers": _worker()[1],
             "num_samples": sum(self._counts),
+            "num_samples_of_shards": hashlib.sha256(json.dumps(self._counts).encode()).hexdigest(),
+            "fingerprint": marks.sha256 if isinstance(marks, Fingerprint) else "",
         }
 
 
-class _Order:
-    """Position in the pass -> position in the dataset; remembers the window that was asked for last."""
+@dataclass
+class _Place:
+    """A place in a pass: the steps before it were given by all workers, or are ``done`` by this one."""
 
-    def __init__(self, counts: Sequence[int], seed: int, epoch: int, shuffle: bool) -> None:
-        self._starts = list(itertools.accumulate(counts, initial=0))
-        self._shuffle, self._entropy = shuffle, (seed, epoch)
-        shards = self._permutation(0, len(counts)).tolist() if shuffle else list(range(len(counts)))
-        self._windows = [shards[i : i + WINDOW_SHARDS] for i in range(0, len(shards), WINDOW_SHARDS)]
-        sizes = [sum(counts[shard] for shard in window) for window in self._windows]
-        self._window_starts = list(itertools.accumulate(sizes, initial=0))
-        self._current = -1
-        self._positions: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+    start: int = 0
+    done: int = 0
 
-    def take(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The dataset's positions of some ascending positions of the pass."""
-        windows = np.searchsorted(self._window_starts, positions, side="right") - 1
-        parts = []
-        for piece in np.split(positions, np.flatnonzero(np.diff(windows)) + 1):
-            window = int(np.searchsorted(self._window_starts, piece[0], side="right")) - 1
-            if window != self._current:
-                self._positions, self._current = self._load(window), window
-            parts.append(self._positions[piece - self._window_starts[window]])
-        return np.concatenate(parts)
 
-    def _load(self, window: int) -> NDArray[np.int64]:
-        parts = [
-            np.arange(self._starts[s], self._starts[s + 1], dtype=np.int64) for s in self._windows[window]
-        ]
-        positions = np.concatenate(parts)
-        return positions[self._permutation(window + 1, len(positions))] if self._shuffle else positions
-
-    def _permutation(self, draw: int, size: int) -> NDArray[np.int64]:
-        # numpy promises the raw bits of a bit generator for ever, and nothing about its shuffle()
-        bits = np.random.PCG64(np.random.SeedSequence([*self._entropy, draw])).random_raw(size)
-        order: NDArray[np.int64] = np.argsort(bits, kind="stable")
-        return order
+def _grouped() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _worker() -> tuple[int, int]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vistok.errors import ShardError
 from vistok.shards.commit import HashedFile
-from vistok.shards.container import Block, Origin, Sample
+from vistok.shards.container import Block, Origin, Sample, Shape
 
 BLOCK = 512
 RECORD = 10240
@@ -106,6 +106,11 @@ class OpenTar:
     def take(self, positions: NDArray[np.int64]) -> Block:
         """The samples at some positions, at least one, in that order; each is a read of its own."""
         return Block.of([self.read(int(position)) for position in positions])
+
+    def shapes(self) -> list[Shape]:
+        """Size and grids of each sample; reads all of them."""
+        metas = (self.read(position).meta for position in range(len(self._numbers)))
+        return [(tuple(meta["size"]), tuple(map(tuple, meta["grid"].values()))) for meta in metas]
 
     def _scan(self, fd: int) -> None:
         """Finds all members. Every sample must have the same streams, each once, and then its JSON."""
