@@ -29,6 +29,7 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--quick", action="store_true", help="compare sizes and records only, without reading the shards"
         )
+        parser.add_argument("--json", action="store_true", help="print the report as JSON")
         return
     if command == "repair":
         parser.add_argument("out", metavar="SHARDS", help="directory that `vistok encode` wrote")
@@ -75,6 +76,7 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     else:
         parser.add_argument("--shards", required=True, help="directory that `vistok encode` wrote")
         parser.add_argument("--out", required=True, help="directory to write PNG files into")
+        parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     auto = ", or auto to try out which is best" if command == "encode" else ""
     parser.add_argument(
         "--batch-size",
@@ -106,7 +108,8 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     if arguments.pool is not None:
         tokenizer = tokenizer.pooled(arguments.pool)
     if command == "decode":
-        print(shards.decode(tokenizer, arguments.shards, arguments.out, batch_size=arguments.batch_size))
+        written = shards.decode(tokenizer, arguments.shards, arguments.out, batch_size=arguments.batch_size)
+        print(written.to_json() if arguments.json else written)
         return OK
     images = _viewed(arguments)
     if command == "repair":
@@ -165,5 +168,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     from vistok import shards
 
     report = shards.verify(arguments.out, full=not arguments.quick)
-    print(report, file=sys.stdout if report.ok else sys.stderr)
+    if arguments.json:
+        print(report.to_json())
+    else:
+        print(report, file=sys.stdout if report.ok else sys.stderr)
     return OK if report.ok else FAILED

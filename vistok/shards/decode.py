@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ class DecodeSummary:
     num_images: int
     seconds: float
     images_per_second: float
+
+    def to_json(self) -> str:
+        """The fields as JSON text."""
+        return json.dumps({**asdict(self), "out_dir": str(self.out_dir)}, indent=1)
 
     def __str__(self) -> str:
         speed = f"{self.seconds:.1f} s ({self.images_per_second:.1f} images/s)"
