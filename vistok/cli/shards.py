@@ -140,9 +140,7 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
         metavar="V",
         help="several samples of each image: none, flip, ten-crop, or random-K for K random crops (default: none)",
     )
-    parser.add_argument(
-        "--seed", type=non_negative, default=0, metavar="N", help="of the random crops (default: 0)"
-    )
+    parser.add_argument("--seed", type=non_negative, metavar="N", help="of the random crops (default: 0)")
     parser.add_argument(
         "--buckets",
         metavar="AREA[,MULTIPLE[,RATIO]]",
@@ -154,14 +152,19 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
 def _viewed(arguments: argparse.Namespace) -> ImageDataset:
     """The images of ``--data``, in the views and sizes that were asked for."""
     from vistok.data import Buckets, view_names, with_views
+    from vistok.errors import DataError
 
     if arguments.views != "none":
         view_names(arguments.views)  # a mistake is told before a large dataset is listed
+    if arguments.seed is not None and not arguments.views.startswith("random-"):
+        raise DataError(
+            f"--seed means nothing to --views {arguments.views}: leave it out, or give --views random-K"
+        )
     buckets = Buckets.parse(arguments.buckets) if arguments.buckets else None
     images = open_data(arguments)
     if buckets is not None:
         images = images.bucketed(buckets)
-    return with_views(images, arguments.views, arguments.seed)
+    return with_views(images, arguments.views, arguments.seed or 0)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

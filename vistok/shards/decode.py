@@ -72,7 +72,8 @@ def decode(
         progress: Show a bar.
 
     Raises:
-        ShardError: shards that are damaged or of another tokenizer, a directory that cannot be written.
+        ShardError: shards that are damaged or of another tokenizer, a directory that cannot be written, or lies in the
+            shards.
         TokenizerError: the tokenizer has no decoder.
     """
     out_dir = Path(out_dir)
@@ -82,6 +83,9 @@ def decode(
         raise ShardError(f"batch_size must be at least 1, it is {batch_size}")
     if not out_dir.is_dir() and (out_dir.exists() or out_dir.is_symlink()):
         raise ShardError(f"{out_dir} is not a directory: give a new or empty one")
+    place, own = out_dir.resolve(), dataset.path.resolve()
+    if place == own or own in place.parents:
+        raise ShardError(f"{out_dir} lies in the shards themselves: give another directory")
     with Progress(len(dataset), what="decode", shown=progress) as bar, evaluating(tokenizer):
         try:
             with made(out_dir):
