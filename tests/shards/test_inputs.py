@@ -280,10 +280,10 @@ def test_a_list_with_labels_is_encoded_under_its_paths(tokenizer, tmp_path):
     assert tokens[f"../{tmp_path.name}/a.png"]["caption"] == "c"
 
 
-def test_a_row_of_20000_pixels_is_encoded_in_the_size_that_the_tokenizer_takes(tokenizer, tmp_path):
+def test_a_row_of_20000_pixels_is_enlarged_to_what_the_tokenizer_takes_and_encoded(tokenizer, tmp_path):
     photo(20000, 1).save(tmp_path / "row.png")
     photo(1, 20000).save(tmp_path / "column.png")
     shards.encode(tokenizer, ImageFolder(tmp_path), tmp_path / "out", **OPTIONS)
     assert shards.verify(tmp_path / "out").ok
     sizes = {item["key"]: item["size"] for item in shards.open(tmp_path / "out")}
-    assert sizes == {"row": (8, 20000), "column": (20000, 8)}
+    assert sizes == {"row.png": (8, 160000), "column.png": (160000, 8)}

@@ -34,7 +34,8 @@ def writing(target: str, option: str) -> Iterator[Callable[[str], None]]:
 
     Args:
         target: A file to make or to replace, or a device or pipe, which is written as it is. So are ``/dev/stdout`` and
-            ``/dev/fd/N``, whatever they lead to: a log that they are redirected into keeps what it has. ``-`` is what ``print`` prints to.
+            ``/dev/fd/N``, whatever they lead to: a log that they are redirected into keeps what it has.
+            ``-`` is where ``print`` prints to.
         option: That named it, for messages.
 
     Raises:
