@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -68,6 +70,26 @@ def test_the_summary_goes_to_a_file_and_notes_to_stderr(made, tmp_path, capsys):
     assert "vistok: note: LlamaGen's reader asks for 1281167 images" in captured.err
     assert captured.out.count("\n") == 1
     assert json.loads(target.read_text())["num_files"] == 14
+
+
+@pytest.mark.parametrize("place", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_that_is_a_file_keeps_what_it_holds(made, tmp_path, place):
+    log = tmp_path / "log"
+    argv = ["export", "--from", made, "--to", "megatron", "--out", str(tmp_path / "out"), "--json", place]
+    with log.open("w") as file:
+        file.write("before\n")
+        file.flush()
+        subprocess.run([sys.executable, "-m", "vistok", *argv], stdout=file, check=True)
+    first, told, *rest = log.read_text().splitlines()
+    assert first == "before" and "112 tokens as megatron" in told
+    assert json.loads("\n".join(rest))["num_tokens"] == 112
+
+
+@pytest.mark.parametrize("flag", [["--json"], ["--json", "-"]])
+def test_json_without_a_file_is_all_that_is_printed(made, tmp_path, capsys, flag):
+    argv = ["export", "--from", made, "--to", "megatron", "--out", str(tmp_path / "out")]
+    assert main([*argv, *flag]) == 0
+    assert json.loads(capsys.readouterr().out)["num_tokens"] == 112
 
 
 def test_latents_go_with_their_settings(tmp_path):

@@ -1,7 +1,12 @@
+import contextlib
 import io
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import tarfile
+import tempfile
 import time
 
 import pytest
@@ -110,3 +115,43 @@ def test_a_key_in_two_commands_is_named(tmp_path):
         shard(tmp_path / f"{i}.tar", ["same"])
     with pytest.raises(DataError, match=r"'same' is in 'pipe:cat .*0\.tar' and again in 'pipe:cat .*1\.tar'"):
         open_images(f"pipe:cat {tmp_path}/{{0..1}}.tar", allow_pipes=True)
+
+
+def test_the_folder_of_a_killed_process_goes_with_the_next_one_and_that_of_a_live_one_stays(
+    counted, monkeypatch, tmp_path
+):
+    room = tmp_path / "room"
+    room.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(room))
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            dataset = open_images(counted, allow_pipes=True)
+            assert dataset is not None
+            os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    (dead,) = room.iterdir()
+    living = open_images(counted, allow_pipes=True)
+    assert dead.is_dir()  # it might be about to be locked
+    for owner in room.glob("*/owner"):
+        os.utime(owner, (0, 0))
+    again = open_images(counted, allow_pipes=True)
+    assert not dead.exists()
+    assert set(room.iterdir()) == {living.shards[0].parent, again.shards[0].parent}
+
+
+def test_tars_without_commands_need_no_folder(tmp_path, monkeypatch):
+    shard(tmp_path / "a.tar", ["k"])
+    room = tmp_path / "room"
+    room.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(room))
+    dataset = WebDatasetImages(tmp_path / "a.tar")
+    assert len(dataset) == 1 and not list(room.iterdir())
+
+
+def test_data_is_imported_where_there_is_no_fcntl_and_no_fork(tmp_path):
+    code = "import os, sys; sys.modules['fcntl'] = None; del os.register_at_fork; import vistok.data.pipes, vistok.data.parquet_rows"
+    # torch itself asks for register_at_fork
+    code = code.replace("del os.", "import torch, torch.utils.data, vistok.tokenizer; del os.")
+    subprocess.run([sys.executable, "-c", code], check=True)

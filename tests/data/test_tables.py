@@ -322,3 +322,12 @@ def test_rows_behind_damage_are_told_at_once(tmp_path):
         except DataError as error:
             assert f"row {readable} of" in str(error)
     assert 0 < readable < 64
+
+
+@pytest.mark.parametrize("fields", ["n", "key=n", ""])
+def test_two_columns_of_one_name_are_told_where_they_are_chosen(tmp_path, fields):
+    name = "n" if fields else "label"
+    column = pa.array([png(i) for i in range(2)])
+    table = pa.Table.from_arrays([column, pa.array([1, 2]), pa.array([3, 4])], names=["image", name, name])
+    with pytest.raises(DataError, match=f"several columns '{name}': rename all but one"):
+        TableImages(write(tmp_path / "a.parquet", table), fields=Fields.parse(fields))

@@ -176,7 +176,19 @@ def test_fields_that_views_need_must_be_free(photo, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "views", ["", "flips", "random", "random-0", "random-101", "random-x", "random--1", "random-99999", "10"]
+    "views",
+    [
+        "",
+        "flips",
+        "random",
+        "random-0",
+        "random-101",
+        "random-x",
+        "random--1",
+        "random-99999",
+        "random-0100999",
+        "10",
+    ],
 )
 def test_unknown_views_are_refused_with_the_choice(views):
     with pytest.raises(DataError, match="choose flip, ten-crop, or random-K"):

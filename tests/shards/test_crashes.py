@@ -101,21 +101,23 @@ def test_a_disk_that_fills_at_any_write_sync_or_replace_is_told_in_one_line(toke
         assert tree(out) == whole
 
 
-def test_a_limit_on_file_size_is_told_and_commits_nothing_short(tokenizer, tmp_path):
+@pytest.mark.parametrize(("container", "suffix", "size"), [("tar", "tar", 16), ("arrow", "arrow", 256)])
+def test_a_limit_on_file_size_is_told_and_commits_nothing_short(tokenizer, tmp_path, container, suffix, size):
     out, said = tmp_path / "out", tmp_path / "said"
 
     def work():
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
         try:
-            shards.encode(tokenizer, named(6), out, container="tar", **OPTIONS)
+            shards.encode(tokenizer, named(6, size=size), out, container=container, **OPTIONS)
         except ShardError as error:
             said.write_text(str(error))
 
     assert ended(forked(work)) == 0
     assert "File too large" in said.read_text()
     assert not list(out.glob("shard-*"))
-    shards.encode(tokenizer, named(6), out, container="tar", **OPTIONS)
+    shards.encode(tokenizer, named(6, size=size), out, container=container, **OPTIONS)
     assert shards.verify(out).ok
+    assert min(path.stat().st_size for path in out.glob(f"shard-*0.{suffix}")) > 5000
 
 
 def kill_and_resume(tokenizer, tmp_path, kills):

@@ -76,3 +76,12 @@ def test_an_output_that_is_a_file_is_refused(tokenizer, tmp_path):
     (tmp_path / "png").write_text("mine")
     with pytest.raises(ShardError, match="not a directory"):
         shards.decode(tokenizer, tmp_path / "out", tmp_path / "png", progress=False)
+
+
+@pytest.mark.parametrize("place", [".", "png", "../out"])
+def test_pictures_are_not_written_among_the_shards(tokenizer, tmp_path, place):
+    shards.encode(tokenizer, named(2), tmp_path / "out", progress=False)
+    before = tree(tmp_path)
+    with pytest.raises(ShardError, match="lies in the shards themselves"):
+        shards.decode(tokenizer, tmp_path / "out", tmp_path / "out" / place, progress=False)
+    assert tree(tmp_path) == before

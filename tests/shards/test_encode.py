@@ -311,3 +311,32 @@ def test_other_fields_of_the_first_image_are_refused(tmp_path, tokenizer):
     (tmp_path / "o" / "shard-000001.json").unlink()
     with pytest.raises(ShardError, match=r"data\.first_fields"):
         shards.encode(tokenizer, labelled(2), tmp_path / "o", **OPTIONS)
+
+
+def test_files_of_somebody_else_named_like_ours_are_refused_and_left(tokenizer, tmp_path):
+    theirs = {
+        "plan.json": '{"mine": "my life"}',
+        "spec.json": "mine",
+        "fingerprint.json": "[1, 2]",
+        "made-with.jsonl": "x",
+    }
+    for name, images in (("a", named(2)), ("b", named(2, broken={"image_0000": ImageError("torn")}))):
+        out = tmp_path / name
+        out.mkdir()
+        for file, text in theirs.items():
+            (out / file).write_text(text)
+        with pytest.raises(ShardError, match="is not an output of vistok"):
+            shards.encode(tokenizer, images, out, progress=False)
+        assert {path.name: path.read_text() for path in out.iterdir()} == theirs
+
+
+def test_a_failing_run_takes_back_only_the_files_that_it_made(tokenizer, tmp_path):
+    shards.encode(tokenizer, named(2), tmp_path / "out", progress=False)
+    for path in (*(tmp_path / "out").glob("shard-*"), tmp_path / "out" / "made-with.jsonl"):
+        path.unlink()
+    torn = named(2, broken={"image_0000": ImageError("torn")})
+    with pytest.raises(ShardError, match="torn"):
+        shards.encode(tokenizer, torn, tmp_path / "out", progress=False)
+    kept = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"plan.json", "spec.json", "fingerprint.json"} <= kept
+    assert "made-with.jsonl" not in kept

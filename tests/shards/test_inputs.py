@@ -247,6 +247,8 @@ def test_buckets_go_through_encode_and_decode_with_several_grids(tmp_path, capsy
     ("options", "reason"),
     [
         (["--views", "nine"], "choose flip"),
+        (["--seed", "3"], "--seed means nothing to --views none"),
+        (["--seed", "0", "--views", "flip"], "--seed means nothing to --views flip"),
         (["--buckets", "64x64,12"], "demands multiples of 8"),
         (["--buckets", "big"], "write AREA"),
         (["--fields", "widht"], "no 'widht'"),
@@ -276,3 +278,12 @@ def test_a_list_with_labels_is_encoded_under_its_paths(tokenizer, tmp_path):
     tokens = shards.open(tmp_path / "out")
     assert tokens["b.png"]["label"] == 1 and tokens["b.png"]["tags"] == ["x"]
     assert tokens[f"../{tmp_path.name}/a.png"]["caption"] == "c"
+
+
+def test_a_row_of_20000_pixels_is_enlarged_to_what_the_tokenizer_takes_and_encoded(tokenizer, tmp_path):
+    photo(20000, 1).save(tmp_path / "row.png")
+    photo(1, 20000).save(tmp_path / "column.png")
+    shards.encode(tokenizer, ImageFolder(tmp_path), tmp_path / "out", **OPTIONS)
+    assert shards.verify(tmp_path / "out").ok
+    sizes = {item["key"]: item["size"] for item in shards.open(tmp_path / "out")}
+    assert sizes == {"row.png": (8, 160000), "column.png": (160000, 8)}

@@ -122,3 +122,55 @@ def test_the_precision_and_the_error_policy_of_the_run_are_kept(tokenizer, tmp_p
 def test_a_place_without_shards_is_refused(tokenizer, tmp_path):
     with pytest.raises(ShardError, match="nothing is there"):
         shards.repair(tokenizer, named(14), tmp_path / "nowhere")
+
+
+SKIPPING = {"on_error": "skip", "max_error_rate": 0.2, **OPTIONS}
+
+
+@pytest.fixture
+def skipping(tokenizer, tmp_path):
+    """A run of twelve images that left one out, and what it wrote."""
+    images = named(12, broken={"image_0005": ImageError("torn")})
+    out = tmp_path / "skipping"
+    shards.encode(tokenizer, images, out, **SKIPPING)
+    return out
+
+
+def test_an_image_that_is_gone_is_an_error_and_leaves_the_damaged_shard(tokenizer, skipping):
+    flip(skipping / "shard-000001.arrow")
+    before = tree(skipping)
+    torn = {f"image_{i:04d}": ImageError("gone") for i in range(5, 12)}
+    with pytest.raises(ShardError, match=r"'image_0006' of damaged shard 1 cannot be read any more: gone"):
+        shards.repair(tokenizer, named(12, broken=torn), skipping, progress=False)
+    assert tree(skipping) == before
+    # once it is back, only what was left out before is left out
+    report = shards.repair(
+        tokenizer, named(12, broken={"image_0005": ImageError("torn")}), skipping, progress=False
+    )
+    assert (report.num_remade, report.lost) == (1, ())
+    assert shards.verify(skipping).num_samples == 11
+
+
+def test_without_a_record_the_rate_of_the_run_binds_and_the_report_names_the_lost(tokenizer, skipping):
+    (skipping / "shard-000001.json").unlink()
+    many = {f"image_{i:04d}": ImageError("gone") for i in range(4, 8)}
+    before = tree(skipping)
+    with pytest.raises(
+        ShardError, match=r"lost its record, and with image 'image_0006' .* max_error_rate=0\.2"
+    ):
+        shards.repair(tokenizer, named(12, broken=many), skipping, progress=False)
+    assert tree(skipping) == before
+    some = {f"image_{i:04d}": ImageError("gone") for i in (5, 6)}
+    report = shards.repair(tokenizer, named(12, broken=some), skipping, progress=False)
+    assert report.lost == ("image_0005", "image_0006")
+    assert "'image_0006' cannot be encoded and is left out" in str(report)
+    assert shards.verify(skipping).ok
+
+
+def test_what_was_left_out_may_be_left_out_without_the_record_of_the_policy(tokenizer, skipping):
+    (skipping / "made-with.jsonl").unlink()
+    before = tree(skipping)
+    flip(skipping / "shard-000001.arrow")
+    images = named(12, broken={"image_0005": ImageError("torn")})
+    assert shards.repair(tokenizer, images, skipping, progress=False).num_remade == 1
+    assert tree(skipping) == before

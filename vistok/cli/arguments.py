@@ -68,6 +68,11 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let --data 'pipe:COMMAND' run a shell command that prints a tar",
     )
+    parser.add_argument(
+        "--prefix-keys",
+        action="store_true",
+        help="begin the keys of images in tars with the tar's name, for tars that number images alike",
+    )
 
 
 def open_data(arguments: argparse.Namespace) -> ImageDataset:
@@ -79,7 +84,12 @@ def open_data(arguments: argparse.Namespace) -> ImageDataset:
     from vistok.data import Fields, open_images
 
     fields = Fields.parse(arguments.fields)
-    return open_images(arguments.data, fields=fields, allow_pipes=arguments.allow_pipes)
+    return open_images(
+        arguments.data,
+        fields=fields,
+        allow_pipes=arguments.allow_pipes,
+        prefix_keys=arguments.prefix_keys,
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

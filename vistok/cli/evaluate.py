@@ -11,14 +11,14 @@ from typing import Any
 
 from vistok.cli import OK
 from vistok.cli.arguments import add_data, add_device, add_tokenizer, load_tokenizer, open_data, positive
-from vistok.cli.output import writing
+from vistok.cli.output import STDOUT, add_json, writing
 
 
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     add_tokenizer(parser)
     add_data(parser)
-    parser.add_argument("--json", metavar="FILE", help="also write everything, image by image, to this file")
+    add_json(parser, "everything, image by image,")
     parser.add_argument(
         "--write", action="store_true", help="also store the metrics in the tokenizer's config.json"
     )
@@ -50,7 +50,8 @@ def run(command: str, arguments: argparse.Namespace) -> int:
         result = evaluate(
             tokenizer, images, batch_size=arguments.batch_size, size=arguments.size, perceptual=perceptual
         )
-        print(result.table())
+        if arguments.json != STDOUT:
+            print(result.table())
         if write is not None:
             write(result.to_json() + "\n")
     if arguments.write:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vistok.cli import OK
 from vistok.cli.arguments import non_negative, positive
-from vistok.cli.output import writing
+from vistok.cli.output import STDOUT, add_json, writing
 
 if TYPE_CHECKING:
     from vistok.shards.exports import ExportFormat
@@ -36,7 +36,7 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partial", action="store_true", help="take the finished shards of an unfinished run"
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the summary to this file")
+    add_json(parser, "the summary")
     _add_ids(parser.add_argument_group("ids, which are the index in the codebook unless you say otherwise"))
     _add_settings(parser.add_argument_group("settings of some formats"))
 
@@ -104,7 +104,8 @@ def run(command: str, arguments: argparse.Namespace) -> int:
         summary = shards.export(
             arguments.shards, to, arguments.out, stream=arguments.stream, partial=arguments.partial
         )
-        print(summary)
+        if arguments.json != STDOUT:
+            print(summary)
         for note in summary.notes:
             print(f"vistok: note: {note}", file=sys.stderr)
         if write is not None:

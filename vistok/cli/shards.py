@@ -29,6 +29,7 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--quick", action="store_true", help="compare sizes and records only, without reading the shards"
         )
+        parser.add_argument("--json", action="store_true", help="print the report as JSON")
         return
     if command == "repair":
         parser.add_argument("out", metavar="SHARDS", help="directory that `vistok encode` wrote")
@@ -75,6 +76,7 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     else:
         parser.add_argument("--shards", required=True, help="directory that `vistok encode` wrote")
         parser.add_argument("--out", required=True, help="directory to write PNG files into")
+        parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     auto = ", or auto to try out which is best" if command == "encode" else ""
     parser.add_argument(
         "--batch-size",
@@ -106,7 +108,8 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     if arguments.pool is not None:
         tokenizer = tokenizer.pooled(arguments.pool)
     if command == "decode":
-        print(shards.decode(tokenizer, arguments.shards, arguments.out, batch_size=arguments.batch_size))
+        written = shards.decode(tokenizer, arguments.shards, arguments.out, batch_size=arguments.batch_size)
+        print(written.to_json() if arguments.json else written)
         return OK
     images = _viewed(arguments)
     if command == "repair":
@@ -137,9 +140,7 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
         metavar="V",
         help="several samples of each image: none, flip, ten-crop, or random-K for K random crops (default: none)",
     )
-    parser.add_argument(
-        "--seed", type=non_negative, default=0, metavar="N", help="of the random crops (default: 0)"
-    )
+    parser.add_argument("--seed", type=non_negative, metavar="N", help="of the random crops (default: 0)")
     parser.add_argument(
         "--buckets",
         metavar="AREA[,MULTIPLE[,RATIO]]",
@@ -151,19 +152,27 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
 def _viewed(arguments: argparse.Namespace) -> ImageDataset:
     """The images of ``--data``, in the views and sizes that were asked for."""
     from vistok.data import Buckets, view_names, with_views
+    from vistok.errors import DataError
 
     if arguments.views != "none":
         view_names(arguments.views)  # a mistake is told before a large dataset is listed
+    if arguments.seed is not None and not arguments.views.startswith("random-"):
+        raise DataError(
+            f"--seed means nothing to --views {arguments.views}: leave it out, or give --views random-K"
+        )
     buckets = Buckets.parse(arguments.buckets) if arguments.buckets else None
     images = open_data(arguments)
     if buckets is not None:
         images = images.bucketed(buckets)
-    return with_views(images, arguments.views, arguments.seed)
+    return with_views(images, arguments.views, arguments.seed or 0)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from vistok import shards
 
     report = shards.verify(arguments.out, full=not arguments.quick)
-    print(report, file=sys.stdout if report.ok else sys.stderr)
+    if arguments.json:
+        print(report.to_json())
+    else:
+        print(report, file=sys.stdout if report.ok else sys.stderr)
     return OK if report.ok else FAILED

@@ -31,6 +31,7 @@ def open_images(
     multiple_of: int = 1,
     fields: Fields | None = None,
     allow_pipes: bool = False,
+    prefix_keys: bool = False,
 ) -> ImageDataset:
     """Opens images by name: packaged photos, procedural images, an image, a folder, shards, tables, a list of paths.
 
@@ -42,14 +43,29 @@ def open_images(
         multiple_of: What both sides are divisible by.
         fields: Which columns the items have beside image, key, label and caption.
         allow_pipes: Whether commands may be run.
+        prefix_keys: Whether keys of images in tars begin with the tar's name.
 
     Raises:
-        DataError: nothing of that name, nothing in it, or fields that it does not have.
+        DataError: nothing of that name, nothing in it, fields that it does not have, or ``prefix_keys`` without tars.
     """
-    text = str(what)
+    dataset = _opened(str(what), policy, multiple_of, fields or Fields(), allow_pipes, prefix_keys)
+    if prefix_keys and not isinstance(dataset, WebDatasetImages):
+        raise DataError(
+            f"{str(what)!r} holds no tars, whose names keys could begin with: leave out --prefix-keys"
+        )
+    return dataset
+
+
+def _opened(
+    text: str,
+    policy: ImagePolicy | None,
+    multiple_of: int,
+    fields: Fields,
+    allow_pipes: bool,
+    prefix_keys: bool,
+) -> ImageDataset:
     path = Path(text)
     kind, _, rest = text.partition(":")
-    fields = fields or Fields()
     if kind in ("photos", "procedural") and not path.exists():
         fields.check((), repr(text))
         if kind == "photos":
@@ -64,9 +80,11 @@ def open_images(
         or text.endswith(".tar")
         or ("{" in text and not path.exists())
     ):
-        return WebDatasetImages(text, policy, multiple_of, fields=fields, allow_pipes=allow_pipes)
+        return WebDatasetImages(
+            text, policy, multiple_of, prefix_keys=prefix_keys, fields=fields, allow_pipes=allow_pipes
+        )
     if path.is_dir():
-        return _folder(path, policy, multiple_of, fields)
+        return _folder(path, policy, multiple_of, fields, prefix_keys)
     if path.is_file():
         if path.name.lower().endswith(LIST_SUFFIXES):
             return PathList(path, policy, multiple_of, fields)
@@ -79,7 +97,9 @@ def open_images(
     raise DataError(f"there are no images {text!r}: give {_CHOICES}")
 
 
-def _folder(path: Path, policy: ImagePolicy | None, multiple_of: int, fields: Fields) -> ImageDataset:
+def _folder(
+    path: Path, policy: ImagePolicy | None, multiple_of: int, fields: Fields, prefix_keys: bool
+) -> ImageDataset:
     """A folder of images, of tars, or of tables."""
     if is_saved_dataset(path):
         return TableImages(path, policy, multiple_of, fields)
@@ -92,7 +112,7 @@ def _folder(path: Path, policy: ImagePolicy | None, multiple_of: int, fields: Fi
             f"{str(path)!r} holds both {kind} and images: give the {kind} as {example!r}, or a folder of one kind"
         )
     if has_tars:
-        return WebDatasetImages(path, policy, multiple_of, fields=fields)
+        return WebDatasetImages(path, policy, multiple_of, prefix_keys=prefix_keys, fields=fields)
     if has_tables:
         return TableImages(path, policy, multiple_of, fields)
     return ImageFolder(path, policy=policy, multiple_of=multiple_of, fields=fields)

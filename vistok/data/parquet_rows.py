@@ -159,4 +159,5 @@ class _BatchCache:
 # one for the process: a thousand files would otherwise keep a thousand times as much
 _cache = _BatchCache()
 # a forked process must not go on with files that its parent reads
-os.register_at_fork(after_in_child=_cache.clear)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_cache.clear)

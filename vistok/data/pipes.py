@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from vistok.errors import DataError
 
 PREFIX = "pipe:"
 READ_BYTES = 1 << 20
+FOLDER_PREFIX = "vistok-pipes-"
+OWNER_NAME = "owner"
+# a folder is younger than that while its owner is about to lock it
+YOUNG_SECONDS = 60.0
 
 
 class PipedShards:
     """Runs commands and gives what they print as files, of which the newest ``max_bytes`` stay in a temporary folder.
 
     All processes of a run share the folder, so each command runs as rarely as its output is dropped. A command that
-    prints something else the second time is an error. The folder goes with the object that made it.
+    prints something else the second time is an error. The folder goes with the object that made it; that of a
+    process that was killed goes when the next one is made.
+
+    Raises:
+        DataError: there are commands, and the system is not POSIX.
 
     Args:
         commands: What ``sh -c`` runs; the output is a tar.
@@ -32,12 +42,24 @@ class PipedShards:
     """
 
     def __init__(self, commands: Sequence[str], max_bytes: int = 8 << 30) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="vistok-pipes-"))
+        self.folder = room = Path(tempfile.gettempdir())
+        self._owner: BinaryIO | None = None
+        if commands:
+            if os.name != "posix":
+                raise DataError(
+                    f"{PREFIX}{commands[0]} needs a POSIX system: write its output to a .tar, and give that"
+                )
+            _remove_debris(room)
+            self.folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+            self._owner = _held(self.folder / OWNER_NAME)
+            # forked workers inherit this object, and must leave the folder to the process that made it
+            weakref.finalize(self, _remove, self.folder, os.getpid())
         self.max_bytes = max_bytes
         self._commands = {self.folder / f"{i:06d}.tar": command for i, command in enumerate(commands)}
         self._hashes: dict[Path, str] = {}
-        # forked workers inherit this object, and must leave the folder to the process that made it
-        weakref.finalize(self, _remove, self.folder, os.getpid())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_owner": None}
 
     @property
     def paths(self) -> list[Path]:
@@ -65,6 +87,8 @@ class PipedShards:
         Raises:
             DataError: the command fails, its output does not fit on the disk, or differs from that of the first time.
         """
+        import fcntl  # POSIX only, as /bin/sh is
+
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with path.with_suffix(".lock").open("w") as lock:
@@ -128,6 +152,32 @@ class PipedShards:
                 break
             total -= path.stat().st_size
             path.unlink()  # whoever reads it has it open
+
+
+def _held(path: Path) -> BinaryIO | None:
+    """A file that is locked while this process, or a worker that it forked, lives; None if others hold it."""
+    import fcntl
+
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def _remove_debris(room: Path) -> None:
+    """Removes the folders of processes that were killed."""
+    for owner in room.glob(f"{FOLDER_PREFIX}*/{OWNER_NAME}"):
+        with contextlib.suppress(OSError):
+            status = owner.lstat()
+            own = stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid()
+            if not own or time.time() - status.st_mtime < YOUNG_SECONDS:
+                continue
+            if (file := _held(owner)) is not None:
+                with file:
+                    shutil.rmtree(owner.parent, ignore_errors=True)
 
 
 def _remove(folder: Path, pid: int) -> None:

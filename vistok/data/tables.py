@@ -40,7 +40,7 @@ class TableImages(ImageDataset):
 
     Raises:
         DataError: files that are missing, damaged, truncated, empty, or differ in their columns; no column of images, or
-            several; keys that are missing or occur twice.
+            several; a chosen column that is there twice; keys that are missing or occur twice.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class TableImages(ImageDataset):
         schema = self._files[0].schema
         self.fields = fields or Fields()
         self.fields.check(schema.names, where)
+        _check_single(schema, self.fields, where)
         self._image = image_column(schema, self.fields.image, where)
         self._columns = _field_columns(schema, replace(self.fields, image=self._image), where)
         for file in self._files:
@@ -130,6 +131,15 @@ class TableImages(ImageDataset):
     def _place(self, index: int) -> tuple[int, int]:
         place = bisect_right(self._starts, index) - 1
         return place, index - self._starts[place]
+
+
+def _check_single(schema: Any, fields: Fields, where: str) -> None:
+    wanted = {fields.image, fields.key, *fields.columns(schema.names).values()}
+    twice = next(
+        (name for name, count in Counter(schema.names).items() if count > 1 and name in wanted), None
+    )
+    if twice is not None:
+        raise DataError(f"{where} has several columns {twice!r}: rename all but one of them")
 
 
 def _field_columns(schema: Any, fields: Fields, where: str) -> dict[str, str]:

@@ -72,7 +72,7 @@ class WebDatasetImages(ImageDataset):
                     key,
                     repr(self._name(origin[key])),
                     repr(self._name(sample.shard)),
-                    "set prefix_keys=True, or leave one out",
+                    "give --prefix-keys (prefix_keys=True), or leave one out",
                 )
             origin[key] = sample.shard
             self._samples.append(sample)

@@ -141,7 +141,7 @@ def view_names(views: str) -> list[str]:
     if views == "flip":
         return ["as-is", "flip"]
     count = "10" if views == "ten-crop" else views[len("random-") :] if views.startswith("random-") else ""
-    if not (count.isascii() and count.isdigit() and 1 <= int(count[:4]) <= MAX_RANDOM):
+    if not (count.isascii() and count.isdigit() and len(count) <= 3 and 1 <= int(count) <= MAX_RANDOM):
         raise DataError(
             f"there are no views {views!r}: choose flip, ten-crop, or random-K with K from 1 to {MAX_RANDOM}"
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ class DecodeSummary:
     seconds: float
     images_per_second: float
 
+    def to_json(self) -> str:
+        """The fields as JSON text."""
+        return json.dumps({**asdict(self), "out_dir": str(self.out_dir)}, indent=1)
+
     def __str__(self) -> str:
         speed = f"{self.seconds:.1f} s ({self.images_per_second:.1f} images/s)"
         return f"{self.out_dir}: {self.num_images} images in {speed}"
@@ -67,7 +72,8 @@ def decode(
         progress: Show a bar.
 
     Raises:
-        ShardError: shards that are damaged or of another tokenizer, a directory that cannot be written.
+        ShardError: shards that are damaged or of another tokenizer, a directory that cannot be written, or lies in the
+            shards.
         TokenizerError: the tokenizer has no decoder.
     """
     out_dir = Path(out_dir)
@@ -77,6 +83,9 @@ def decode(
         raise ShardError(f"batch_size must be at least 1, it is {batch_size}")
     if not out_dir.is_dir() and (out_dir.exists() or out_dir.is_symlink()):
         raise ShardError(f"{out_dir} is not a directory: give a new or empty one")
+    place, own = out_dir.resolve(), dataset.path.resolve()
+    if place == own or own in place.parents:
+        raise ShardError(f"{out_dir} lies in the shards themselves: give another directory")
     with Progress(len(dataset), what="decode", shown=progress) as bar, evaluating(tokenizer):
         try:
             with made(out_dir):

@@ -44,8 +44,8 @@ class Description:
 def writing_into(out: Path, description: Description, part: Slice = ALL) -> Iterator[None]:
     """Makes an output directory, holds it alone or holds one slice, and says what it is; disk errors become one line.
 
-    A run of everything that raises before any shard is there takes with it the directory, if it was made here, and the
-    description of the shards; quarantined images keep both, to be looked at.
+    A run of everything that raises before any shard is there takes with it the directory, if it was made here, and those
+    files that describe the shards which it made; quarantined images keep both, to be looked at.
 
     Raises:
         ShardError: it is a file or holds other things, another process writes there, it belongs to a run with another
@@ -74,11 +74,12 @@ def writing_into(out: Path, description: Description, part: Slice = ALL) -> Iter
 
 @contextlib.contextmanager
 def _taking_back(out: Path, part: Slice) -> Iterator[None]:
+    own = [out / name for name in _DESCRIPTION if not (out / name).exists()]
     try:
         yield
     except BaseException:
         if part.is_whole and not (_holds_shards(out) or _quarantined(out)):
-            _remove([*(out / name for name in _DESCRIPTION), *lock_files(out)])
+            _remove([*own, *lock_files(out)])
         raise
 
 
@@ -185,11 +186,10 @@ def _text(path: Path) -> str:
 
 
 def _check_contents(out: Path) -> None:
-    if (out / PLAN_NAME).exists():
-        return
-    with contextlib.suppress(ShardError):
-        Fingerprint.read(out)  # the plan was lost: it can be made again, and is compared
-        return
+    for read in (read_plan, Fingerprint.read):  # a plan that was lost can be made again, and is compared
+        with contextlib.suppress(ShardError):
+            read(out)
+            return
     strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
     if strangers:
         _remove(lock_files(out))

@@ -124,6 +124,7 @@ def encode(
                     {
                         "compile": compile,
                         "on_error": on_error,
+                        "max_error_rate": max_error_rate,
                         "precision": marks.fields["dtype"],
                         "container": box.name,
                         "latents": latents,

@@ -9,20 +9,23 @@ from typing import Any, cast
 
 from vistok.data import ImageDataset
 from vistok.errors import ShardError
+from vistok.shards.allowed_skips import AllowedSkips
 from vistok.shards.container import DEFAULT
 from vistok.shards.directory import check_written, last_made_with, read_plan
 from vistok.shards.encode import encode
-from vistok.shards.engines import Engine
+from vistok.shards.engines import Engine, LocalEngine
 from vistok.shards.fingerprint import FILE_NAME as FINGERPRINT_NAME
 from vistok.shards.fingerprint import Fingerprint, fingerprint, tokenizer_dtype
 from vistok.shards.latents import LatentFormat, LatentType
 from vistok.shards.loading import KeyedImages
 from vistok.shards.plan import Plan
-from vistok.shards.sidecar import Sidecar, sidecar_path
+from vistok.shards.sidecar import Sidecar, read_committed, sidecar_path
 from vistok.shards.verify import foreign_files, verify
 from vistok.tokenizer import Tokenizer
 
 ASIDE = ".vistok-foreign"
+# that of encode, for runs that did not record theirs
+DEFAULT_MAX_ERROR_RATE = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class RepairReport:
         problems: What was found, one line each; empty if all was well.
         num_remade: Shards that were made again.
         moved: Names of files that are no part of the plan, which lie in ``.vistok-foreign`` now.
+        lost: Keys of images that cannot be encoded, that no record says were left out before: those of shards whose record was lost.
     """
 
     out: Path
@@ -42,6 +46,7 @@ class RepairReport:
     problems: tuple[str, ...]
     num_remade: int
     moved: tuple[str, ...]
+    lost: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The fields as JSON text."""
@@ -52,7 +57,11 @@ class RepairReport:
             return f"{self.out}: all {self.num_shards} shards were intact"
         moved = f", {len(self.moved)} foreign files moved to {self.out / ASIDE}" if self.moved else ""
         head = f"{self.out}: {self.num_remade} of {self.num_shards} shards made again{moved}; it had"
-        return "\n".join([head, *self.problems])
+        left_out = [
+            f"{key!r} cannot be encoded and is left out, no record says that it was before"
+            for key in self.lost
+        ]
+        return "\n".join([head, *self.problems, *left_out])
 
 
 def repair(
@@ -66,6 +75,8 @@ def repair(
     """Makes shards again that are missing, cut, changed, or of another run, and the files that describe them.
 
     Shard size, precision, batch size and the policy for images that cannot be encoded are those that the directory records.
+    An image that a shard left out may be left out again, and no other: the images of damaged shards are read before
+    anything is replaced. Where a shard's record is lost, the run's error rate binds, and the report names what is left out.
 
     Args:
         tokenizer: That made the shards.
@@ -75,7 +86,8 @@ def repair(
         progress: Show a bar.
 
     Raises:
-        ShardError: it is no such directory, another tokenizer or other images, or an error of ``encode``.
+        ShardError: it is no such directory, another tokenizer or other images, an image of a damaged shard that cannot be
+            read any more, or an error of ``encode``.
     """
     out = Path(out)
     check_written(out)
@@ -86,12 +98,17 @@ def repair(
     if before.ok:
         return RepairReport(out, before.num_shards, (), 0, ())
     options |= {"engine": engine, "progress": progress}
+    allowed = AllowedSkips.read(out, plan, marks.sha256, options["max_error_rate"])
+    options["max_error_rate"] = allowed.max_error_rate
+    if allowed.any and options["on_error"] == "raise":
+        options["on_error"] = "skip"
     # first what describes the shards, without which verify can tell nothing of them
-    damaged = set(before.damaged) | set(_of_another_run(out, plan, marks))
-    num_remade = encode(tokenizer, dataset, out, remake=damaged, **options).num_shards_new
+    remade = _missing(out, plan, marks) | set(before.damaged)
+    _remake(tokenizer, dataset, out, remade, allowed, options)
     after = verify(out)
     if after.damaged:
-        num_remade += encode(tokenizer, dataset, out, remake=after.damaged, **options).num_shards_new
+        _remake(tokenizer, dataset, out, set(after.damaged), allowed, options)
+        remade |= set(after.damaged)
     moved = _move_foreign(out)
     found = dict.fromkeys((*before.problems, *after.problems))
     final = verify(out)
@@ -99,7 +116,24 @@ def repair(
         raise ShardError(
             f"{final.problems[0]}; repairing it did not help: does the disk hold what it is given?"
         )
-    return RepairReport(out, final.num_shards, tuple(found), num_remade, moved)
+    lost = allowed.lost(out, remade)
+    return RepairReport(out, final.num_shards, tuple(found), len(remade), moved, lost)
+
+
+def _remake(
+    tokenizer: Tokenizer,
+    dataset: KeyedImages,
+    out: Path,
+    shards: set[int],
+    allowed: AllowedSkips,
+    options: dict[str, Any],
+) -> None:
+    # with on_error="raise" the run itself ends at such an image
+    if options["on_error"] != "raise":
+        engine = options["engine"]
+        workers = engine.workers if isinstance(engine, LocalEngine) else 0
+        allowed.check(dataset, shards, tokenizer.spec.multiple_of, workers, options["progress"])
+    encode(tokenizer, dataset, out, remake=shards, **options)
 
 
 def _recorded(
@@ -142,8 +176,7 @@ def _recorded(
         "batch_size": made_with.get("batch_size", 32),
         "on_error": made_with.get("on_error", "raise"),
         "compile": bool(made_with.get("compile")),
-        # a run that ended well has shown that so many may be left out
-        "max_error_rate": 1.0,
+        "max_error_rate": _rate(made_with.get("max_error_rate")),
     }
     return plan, marks, options
 
@@ -164,8 +197,21 @@ def _sidecars(out: Path, plan: Plan) -> dict[int, Sidecar]:
     return found
 
 
-def _of_another_run(out: Path, plan: Plan, marks: Fingerprint) -> list[int]:
-    return [shard for shard, s in _sidecars(out, plan).items() if s.fingerprint != marks.sha256]
+def _missing(out: Path, plan: Plan, marks: Fingerprint) -> set[int]:
+    """Shards without a record that vouches for them, or of another size than it says, or of another run."""
+    found = set()
+    for shard in range(plan.num_shards):
+        try:
+            if read_committed(out, shard, marks.sha256) is None:
+                found.add(shard)
+        except ShardError:
+            found.add(shard)
+    return found
+
+
+def _rate(recorded: Any) -> float:
+    known = type(recorded) in (int, float) and 0 <= recorded <= 1
+    return float(recorded) if known else DEFAULT_MAX_ERROR_RATE
 
 
 def _move_foreign(out: Path) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vistok.errors import ShardError
@@ -42,6 +43,10 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problems
+
+    def to_json(self) -> str:
+        """The fields as JSON text, and whether nothing is wrong as ``ok``."""
+        return json.dumps({"ok": self.ok, **asdict(self), "out": str(self.out)}, indent=1)
 
     def __str__(self) -> str:
         state = (

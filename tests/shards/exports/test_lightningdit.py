@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,8 @@ from safetensors import safe_open
 from tests.shards.exports.conftest import continuous, exported, with_flips, write_shards
 from vistok.errors import ShardError
 from vistok.shards.exports import LightningDiT
-from vistok.shards.exports.lightningdit import ChannelStatistics
+from vistok.shards.exports.lightningdit import unbiased
+from vistok.shards.latents import ChannelStatistics
 
 
 def read_back(folder):
@@ -51,12 +54,11 @@ def test_statistics_are_those_of_all_latents(latents_made, tmp_path):
 
 
 def test_statistics_keep_their_digits_far_from_zero():
-    statistics = ChannelStatistics((1, 10, 10))
     draws = np.random.default_rng(0).normal(size=(50, 1, 10, 10)) * 0.01 + 1000
-    for draw in draws.astype(np.float32):
-        statistics.add(draw)
+    found = [ChannelStatistics.of(draw.reshape(1, -1).T) for draw in draws.astype(np.float32)]
+    statistics = functools.reduce(ChannelStatistics.merged, found)
     torch.testing.assert_close(
-        statistics.result()["std"].item(), float(draws.astype(np.float32).std(ddof=1)), rtol=1e-4, atol=0
+        unbiased(statistics)["std"].item(), float(draws.astype(np.float32).std(ddof=1)), rtol=1e-4, atol=0
     )
 
 

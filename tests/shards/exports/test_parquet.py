@@ -109,3 +109,13 @@ def test_datasets_reads_it(tokens_made, tmp_path):
     read = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     assert read["indices"][:] == [array[:, 0].tolist() for array in random_tokens().values()]
     assert read["label"][:] == list(range(7))
+
+
+def test_text_that_is_not_utf_8_has_escapes_and_stays_whole_in_the_fields(tmp_path):
+    keys = ["caf\udce9", "plain"]
+    fields = {keys[0]: {"caption": "cut \ud83d"}, keys[1]: {"caption": "whole"}}
+    made = write_shards(tmp_path / "made", {key: [[1]] for key in keys}, discrete(), fields)
+    exported(made, Parquet(), tmp_path / "out")
+    table = pq.read_table(tmp_path / "out").to_pydict()
+    assert table["key"] == ["caf\\udce9", "plain"] and table["caption"] == ["cut \\ud83d", "whole"]
+    assert [json.loads(text) for text in table["fields"]] == [{"key": keys[0], "caption": "cut \ud83d"}, {}]

@@ -15,7 +15,7 @@ from typing import Any
 from vistok.errors import ShardError
 from vistok.shards.commit import locked, made, sync_directory
 from vistok.shards.fingerprint import Fingerprint
-from vistok.shards.sidecar import READ_BYTES
+from vistok.shards.sidecar import hash_file
 
 # hidden: readers that take every file of a folder leave it alone
 RECORD_NAME = ".vistok-export.json"
@@ -124,15 +124,12 @@ def contents_of(folder: Path, durable: bool = False) -> Contents:
     """
     total, count, digest = 0, 0, hashlib.sha256()
     for path in _files(folder):
-        file_digest, size = hashlib.sha256(), 0
-        with path.open("rb") as file:
-            while piece := file.read(READ_BYTES):
-                file_digest.update(piece)
-                size += len(piece)
-            if durable:
+        file_hash, size = hash_file(path)
+        if durable:
+            with path.open("rb") as file:
                 os.fsync(file.fileno())
         name = path.relative_to(folder).as_posix()
-        digest.update(f"{name}\0{size}\0{file_digest.hexdigest()}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{name}\0{size}\0{file_hash}\n".encode("utf-8", "surrogateescape"))
         total, count = total + size, count + 1
     return Contents(count, total, digest.hexdigest())
 

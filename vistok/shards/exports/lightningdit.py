@@ -16,6 +16,7 @@ from vistok.errors import ShardError
 from vistok.shards.exports.base import ExportFormat
 from vistok.shards.exports.latents import channels_first
 from vistok.shards.exports.source import ExportSample, Images, Source, Views, image_and_flip, label_of
+from vistok.shards.latents import ChannelStatistics
 
 ALIGNMENT = 8
 
@@ -52,56 +53,36 @@ class LightningDiT(ExportFormat):
         images = Images(source, self.views, self.name)
         names = ("latents", "latents_flip") if self.views == "all" else ("latents",)
         statistics: ChannelStatistics | None = None
+        shape: tuple[int, ...] = ()
         writer: _TensorFile | None = None
         for number, views in enumerate(images):
             chosen = image_and_flip(views, self.name) if self.views == "all" else views
             arrays = [channels_first(v, source.spec, self.name, normalised=self.normalised) for v in chosen]
-            if statistics is None:
-                statistics = ChannelStatistics(arrays[0].shape)
-            _check_shapes(arrays, statistics.shape, chosen[0], self.name)
+            if not number:
+                shape = arrays[0].shape
+            _check_shapes(arrays, shape, chosen[0], self.name)
             place = number % self.images_per_file
             if not place:
                 path = folder / f"latents_rank00_shard{number // self.images_per_file:03d}.safetensors"
                 rows = min(self.images_per_file, len(images) - number)
-                writer = _TensorFile(path, rows, names, statistics.shape)
+                writer = _TensorFile(path, rows, names, shape)
             assert writer is not None
             writer.put(place, label_of(chosen[0], self.default_label, self.name), arrays)
-            statistics.add(arrays[0])
+            # transposed, each channel is summed in the order of its positions
+            found = ChannelStatistics.of(arrays[0].reshape(shape[0], -1).T)
+            statistics = found if statistics is None else statistics.merged(found)
         assert statistics is not None
-        torch.save(statistics.result(), folder / "latents_stats.pt")
+        torch.save(unbiased(statistics), folder / "latents_stats.pt")
         return ()
 
 
-class ChannelStatistics:
-    """Mean and standard deviation of each channel over all positions of all images, in float64.
-
-    Args:
-        shape: (D, h, w) of every image.
-    """
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self._count = 0
-        self._mean, self._squares = np.zeros(shape[0]), np.zeros(shape[0])
-
-    def add(self, latents: NDArray[np.float32]) -> None:
-        """Takes one image (D, h, w); sums of squares are taken about the mean, so that a large mean costs no digits."""
-        values = latents.reshape(len(latents), -1).astype(np.float64)
-        count, mean = values.shape[1], values.mean(axis=1)
-        total, difference = self._count + count, mean - self._mean
-        self._squares += ((values - mean[:, None]) ** 2).sum(axis=1) + difference**2 * (
-            self._count * count / total
-        )
-        self._mean += difference * (count / total)
-        self._count = total
-
-    def result(self) -> dict[str, torch.Tensor]:
-        """``mean`` and unbiased ``std``, float32 (1, D, 1, 1)."""
-        std = np.sqrt(self._squares / max(self._count - 1, 1))
-        return {
-            name: torch.from_numpy(value.astype(np.float32)).reshape(1, -1, 1, 1)
-            for name, value in (("mean", self._mean), ("std", std))
-        }
+def unbiased(statistics: ChannelStatistics) -> dict[str, torch.Tensor]:
+    """``mean`` and unbiased ``std``, float32 (1, D, 1, 1)."""
+    std = np.sqrt(statistics.m2 / max(statistics.count - 1, 1))
+    return {
+        name: torch.from_numpy(value.astype(np.float32)).reshape(1, -1, 1, 1)
+        for name, value in (("mean", statistics.mean), ("std", std))
+    }
 
 
 class _TensorFile:

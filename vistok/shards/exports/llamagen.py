@@ -52,14 +52,15 @@ class LlamaGen(ExportFormat):
         images = Images(source, self.views, self.name)
         codes = labels = folder
         names: list[str] = []
+        shape: tuple[int, ...] = ()
         for number, views in enumerate(images):
             if not number:
                 stem = f"{self.dataset}{self._size(views[0])}"
                 codes, labels = folder / f"{stem}_codes", folder / f"{stem}_labels"
                 codes.mkdir()
                 labels.mkdir()
-                names = [view.view for view in views]
-            self._compare(views, names)
+                names, shape = [view.view for view in views], views[0].tokens.shape
+            self._compare(views, names, shape)
             np.save(codes / f"{number}.npy", np.stack([self._codes(view) for view in views])[None])
             label = label_of(views[0], self.default_label, self.name)
             np.save(labels / f"{number}.npy", np.array([label], dtype=np.int64))
@@ -91,7 +92,7 @@ class LlamaGen(ExportFormat):
             )
         return height
 
-    def _compare(self, views: list[ExportSample], names: list[str]) -> None:
+    def _compare(self, views: list[ExportSample], names: list[str], shape: tuple[int, ...]) -> None:
         found = [view.view for view in views]
         if found != names:
             told = [", ".join(name or "itself" for name in some) for some in (found, names)]
@@ -103,4 +104,9 @@ class LlamaGen(ExportFormat):
             raise ShardError(
                 f"the views of {views[0].key!r} have different numbers of tokens, which {self.name} cannot stack: "
                 "encode with a fixed size, or give --views original"
+            )
+        if views[0].tokens.shape != shape:
+            raise ShardError(
+                f"{views[0].key!r} has {len(views[0].tokens)} tokens and the first image {shape[0]}, and {self.name} puts both "
+                "into one folder of one size: encode with a fixed size, or export to parquet"
             )

@@ -13,7 +13,7 @@ from vistok.errors import ShardError
 from vistok.shards.exports.base import ExportFormat
 from vistok.shards.exports.layout import TokenLayout
 from vistok.shards.exports.parquet import check_layout
-from vistok.shards.exports.source import ExportSample, Source, label_of
+from vistok.shards.exports.source import ExportSample, Source, as_text, label_of
 from vistok.spec import index_dtype
 
 MAX_SHARD_BYTES = (1 << 32) - 1
@@ -74,7 +74,8 @@ class MDS(ExportFormat):
         return columns
 
     def _row(self, sample: ExportSample, columns: Mapping[str, str]) -> dict[str, Any]:
-        row: dict[str, Any] = {"key": sample.key, "fields": dict(sample.fields)}
+        key, caption, fields = as_text(sample)
+        row: dict[str, Any] = {"key": key, "fields": fields}
         row["grid"] = np.array(sample.grid, dtype=np.int32)
         if "latents" in columns:
             row["latents"] = np.ascontiguousarray(sample.tokens)
@@ -95,4 +96,4 @@ class MDS(ExportFormat):
             raise ShardError(
                 f"sample {sample.key!r} has a caption and those before have none: export to parquet"
             )
-        return row if sample.caption is None else {**row, "caption": sample.caption}
+        return row if caption is None else {**row, "caption": caption}

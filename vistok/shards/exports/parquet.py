@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vistok.errors import ShardError
 from vistok.shards.exports.base import ExportFormat
 from vistok.shards.exports.layout import TokenLayout
-from vistok.shards.exports.source import ExportSample, Source
+from vistok.shards.exports.source import ExportSample, Source, as_text
 from vistok.spec import StreamSpec, index_dtype
 
 GROUP_BYTES = 32 << 20
@@ -28,6 +28,7 @@ class Parquet(ExportFormat):
     ``indices`` is a list of N * S integers of the smallest unsigned type, position by position, or ``latents`` a list of
     N * D floats; ``shape`` says [N, S] or [N, D], ``grid`` the token grid. With several streams these three have the name of
     their stream in front: ``pixel_indices``. ``label`` and ``caption`` are null where there is none; ``fields`` is JSON.
+    A key or caption that is not UTF-8 has escapes in its column, and is in ``fields`` as it is.
 
     Args:
         tokens: Ids; special tokens have no place, and no order is needed.
@@ -82,13 +83,14 @@ class Parquet(ExportFormat):
     def _table(self, rows: list[ExportSample], source: Source, schema: Any) -> Any:
         import pyarrow as pa
 
+        texts = [as_text(row) for row in rows]
         columns: dict[str, Any] = {
-            "key": [row.key for row in rows],
+            "key": [key for key, _, _ in texts],
             "label": [self.default_label if row.label is None else row.label for row in rows],
-            "caption": [row.caption for row in rows],
+            "caption": [caption for _, caption, _ in texts],
             "height": [row.size[0] for row in rows],
             "width": [row.size[1] for row in rows],
-            "fields": [json.dumps(row.fields, sort_keys=True) for row in rows],
+            "fields": [json.dumps(fields, sort_keys=True) for _, _, fields in texts],
         }
         for stream in source.streams:
             prefix, arrays = _prefix(stream, source), [row.arrays[stream.name] for row in rows]

@@ -59,6 +59,20 @@ class ExportSample:
         return next(iter(self.grids.values()))
 
 
+def as_text(sample: ExportSample) -> tuple[str, str | None, dict[str, Any]]:
+    """Key, caption and fields for formats of UTF-8; what is no text has escapes, and its true form is in the fields."""
+    fields = dict(sample.fields)
+    key = sample.key.encode("utf-8", "backslashreplace").decode()
+    if key != sample.key:
+        fields["key"] = sample.key
+    caption = sample.caption
+    if caption is not None:
+        caption = caption.encode("utf-8", "backslashreplace").decode()
+        if caption != sample.caption:
+            fields["caption"] = sample.caption
+    return key, caption, fields
+
+
 class Source:
     """Shards as a format reads them: a stream of samples, which tells its progress.
 
