@@ -295,14 +295,6 @@ def test_a_stranger_in_the_directory_is_left_as_it_was(tokenizer, tmp_path):
     assert tree(tmp_path) == {"spec.json": b"mine"}
 
 
-def test_an_error_wipes_the_bar_away(tokenizer, tmp_path, capsys):
-    images = named(6, broken={"image_0005": ImageError("torn")})
-    with pytest.raises(ShardError):
-        shards.encode(tokenizer, images, tmp_path / "out", batch_size=1, shard_size=2)
-    told = capsys.readouterr().err
-    assert "encode" in told and "\n" not in told and not told.split("\r")[-2].strip()
-
-
 def test_other_fields_of_the_first_image_are_refused(tmp_path, tokenizer):
     def labelled(label):
         return named(6, fields={f"image_{i:04d}": {"label": label} for i in range(6)})
