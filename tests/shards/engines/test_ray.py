@@ -58,6 +58,29 @@ def descends_from_us(pid):
     return False
 
 
+# before the cluster of the others: a forked process cannot use a connection that it inherits
+@pytest.mark.slow
+def test_a_cluster_is_started_for_the_run_and_ctrl_c_ends_it_cleanly(tokenizer, tmp_path):
+    out, said = tmp_path / "out", tmp_path / "said"
+
+    def work():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            shards.encode(tokenizer, Procedural(4000, 16), out, engine=RayEngine(num_actors=1), **OPTIONS)
+        except shards.EncodingInterrupted as stop:
+            said.write_text(str(stop))
+
+    pid = forked(work)
+    for _ in range(3000):
+        if (out / "shard-000001.json").exists():
+            break
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGINT)
+    assert ended(pid) == 0
+    assert "run the same again to go on" in said.read_text()
+    assert not list(out.glob(".vistok-temp-*"))
+
+
 def test_actors_make_the_same_bytes_and_one_that_dies_is_replaced(cluster, tokenizer, tmp_path):
     images = Procedural(43, 16)
     shards.encode(tokenizer, images, tmp_path / "local", **OPTIONS)
@@ -159,28 +182,6 @@ def test_an_image_that_cannot_be_encoded_is_told_as_by_the_local_engine(cluster,
         **OPTIONS,
     )
     assert summary.num_skipped == 1
-
-
-@pytest.mark.slow
-def test_a_cluster_is_started_for_the_run_and_ctrl_c_ends_it_cleanly(tokenizer, tmp_path):
-    out, said = tmp_path / "out", tmp_path / "said"
-
-    def work():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            shards.encode(tokenizer, Procedural(4000, 16), out, engine=RayEngine(num_actors=1), **OPTIONS)
-        except shards.EncodingInterrupted as stop:
-            said.write_text(str(stop))
-
-    pid = forked(work)
-    for _ in range(3000):
-        if (out / "shard-000001.json").exists():
-            break
-        time.sleep(0.1)
-    os.kill(pid, signal.SIGINT)
-    assert ended(pid) == 0
-    assert "run the same again to go on" in said.read_text()
-    assert not list(out.glob(".vistok-temp-*"))
 
 
 @pytest.mark.slow
