@@ -109,6 +109,24 @@ def test_columns_come_from_what_the_dataset_offers_and_not_from_a_shard(tmp_path
     assert types == {"label": "int64", "caption": "string", "score": "string"}
 
 
+@pytest.mark.parametrize("size", [None, (16, 16)])
+def test_a_field_named_as_a_side_of_the_image_is_not_taken_for_it(tmp_path, tokenizer, size):
+    pictures(tmp_path / "images", [(16, 16)] * 2)
+    (tmp_path / "list.jsonl").write_text(
+        "".join(f'{{"path": "images/{i}.png", "width": {900 + i}}}\n' for i in range(2))
+    )
+    images = PathList(
+        tmp_path / "list.jsonl", ImagePolicy(size=size), multiple_of=8, fields=Fields.parse("width")
+    )
+    encode(tokenizer, images, tmp_path / "o", progress=False)
+    table = pa.ipc.open_file(str(tmp_path / "o" / "shard-000000.arrow")).read_all()
+    assert table["width"].to_pylist() == ([16, 16] if size is None else [900, 901])
+    assert [(item["width"], item["size"]) for item in open_shards(tmp_path / "o")] == [
+        (900, (16, 16)),
+        (901, (16, 16)),
+    ]
+
+
 @pytest.mark.parametrize(
     ("value", "kind", "expected"),
     [

@@ -47,7 +47,8 @@ class RunColumns:
                 and caption whether or not it gives them.
             plan: Of its keys.
         """
-        size, taken = _size(tokenizer, dataset), _taken(tokenizer.spec)
+        size = _size(tokenizer, dataset)
+        taken = _taken(tokenizer.spec, size)
         if not isinstance(dataset, ImageDataset):
             kinds = {**UNTOLD, **_kinds({name: [value] for name, value in first.items()})}
             return cls(size, {name: kinds[name] for name in sorted(kinds) if name not in taken})
@@ -103,6 +104,7 @@ def _kinds(seen: Mapping[str, list[Any]]) -> dict[str, str]:
     return {name: str(kind).replace("large_", "") for name, kind in kinds.items() if kind is not None}
 
 
-def _taken(spec: TokenizerSpec) -> set[str]:
-    own = {"key", "size", "grid", "height", "width", JSON_COLUMN}
+def _taken(spec: TokenizerSpec, size: tuple[int, int] | None) -> set[str]:
+    """Names of columns of the shards' own; height and width are those of the image, where they are columns."""
+    own = {"key", "size", "grid", JSON_COLUMN} | ({"height", "width"} if size is None else set())
     return own | {f"{stream.name}{end}" for stream in spec.streams for end in ("", ".length", ".grid")}

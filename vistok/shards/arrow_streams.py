@@ -154,7 +154,9 @@ class StreamReader:
         starts, stops = self._offsets[positions], self._offsets[positions + 1]
         sizes = stops - starts
         lengths = (
-            self._lengths.take(positions) if self._lengths is not None else (sizes // self._width).tolist()
+            self._lengths.take(positions)
+            if self._lengths is not None
+            else (sizes // max(self._width, 1)).tolist()
         )
         if lengths and len(set(lengths)) == 1 and lengths[0]:
             rows = self._values[starts[:, None] + np.arange(sizes[0])]
