@@ -18,7 +18,7 @@ def test_fields_without_a_name_or_named_twice_are_refused(text):
         Fields.parse(text)
 
 
-@pytest.mark.parametrize("name", ["size", "grid", "indices", "source", "view"])
+@pytest.mark.parametrize("name", ["size", "grid", "indices", "std", "lengths", "source", "view"])
 def test_names_that_shards_use_themselves_are_refused_with_a_remedy(name):
     with pytest.raises(DataError, match=f"my_{name}={name}"):
         Fields.parse(name)

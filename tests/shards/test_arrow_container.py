@@ -1,6 +1,7 @@
 import json
 import random
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from vistok.errors import ShardError
 from vistok.shards.arrow_container import ArrowContainer
 from vistok.shards.arrow_file import write_batch
+from vistok.shards.arrow_schema import RunColumns
 from vistok.shards.commit import replacing
 from vistok.shards.container import Origin, Sample
 from vistok.spec import StreamSpec, TokenizerSpec
@@ -82,18 +84,26 @@ SHAPES = {
 }
 
 
+SET = RunColumns(
+    None, {"label": "int64", "text": "string", "x": "int64", "y": "double", "box": "list<item: int64>"}
+)
+ORIGINS = [ORIGIN, replace(ORIGIN, columns=SET)]
+
+
+@pytest.mark.parametrize("origin", ORIGINS, ids=["own columns", "set columns"])
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
-def test_fields_of_every_kind_come_back_as_they_were(tmp_path, box, fields):
+def test_fields_of_every_kind_come_back_as_they_were(tmp_path, box, fields, origin):
     samples = some_samples(fields=fields)
-    shard = box.open(written(tmp_path / "a", samples, box))
+    shard = box.open(written(tmp_path / "a", samples, box, origin))
     for position in (4, 0, 2, 1, 3):
         assert_same(shard.read(position), samples[position])
 
 
+@pytest.mark.parametrize("origin", ORIGINS, ids=["own columns", "set columns"])
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
-def test_tokens_of_every_shape_come_back_as_they_were(tmp_path, box, shapes):
+def test_tokens_of_every_shape_come_back_as_they_were(tmp_path, box, shapes, origin):
     samples = some_samples(9, **shapes)
-    shard = box.open(written(tmp_path / "a", samples, box))
+    shard = box.open(written(tmp_path / "a", samples, box, origin))
     assert shard.numbers.tolist() == list(range(7, 16))
     for position in range(9):
         assert_same(shard.read(position), samples[position])

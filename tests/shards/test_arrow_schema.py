@@ -7,7 +7,7 @@ from PIL import Image
 from tests.shards.conftest import build_tokenizer, named
 from vistok.data import Buckets, Fields, ImageFolder, PathList
 from vistok.quantizers import Gaussian
-from vistok.shards import encode
+from vistok.shards import encode, verify
 from vistok.shards import open as open_shards
 from vistok.shards.arrow_columns import fits
 from vistok.spec import ImagePolicy
@@ -107,6 +107,45 @@ def test_columns_come_from_what_the_dataset_offers_and_not_from_a_shard(tmp_path
     assert all(other.equals(first) for other in others)
     types = {name: str(first.field(name).type) for name in ("label", "caption", "score")}
     assert types == {"label": "int64", "caption": "string", "score": "string"}
+
+
+@pytest.mark.parametrize("container", ["arrow", "arrow-packed"])
+@pytest.mark.parametrize("kind", ["indices", "latents", "moments"])
+def test_a_shard_without_samples_has_the_columns_of_the_others(tmp_path, kind, container):
+    if kind != "indices" and container == "arrow-packed":
+        pytest.skip("latents are not packed")
+    model = build_tokenizer(None if kind == "indices" else Gaussian(dim=4))
+    folder = pictures(tmp_path / "images", [(40, 40)] * 6)
+    for number in (2, 3):
+        (folder / f"{number}.png").write_text("no image")
+    images = ImageFolder(folder, policy=ImagePolicy(size=(16, 24)))
+    encode(
+        model, images, tmp_path / "o", shard_size=2, on_error="skip", max_error_rate=1, container=container,
+        moments=kind == "moments", progress=False,
+    )  # fmt: skip
+    first, *others = schemas(tmp_path / "o")
+    assert pa.types.is_fixed_size_list(first.field("pixel").type)
+    assert all(other.equals(first) for other in others)
+    assert verify(tmp_path / "o").ok
+    assert len(list(open_shards(tmp_path / "o").stream(batch_size=3))) == 2
+
+
+@pytest.mark.parametrize("size", [None, (16, 16)])
+def test_a_field_named_as_a_side_of_the_image_is_not_taken_for_it(tmp_path, tokenizer, size):
+    pictures(tmp_path / "images", [(16, 16)] * 2)
+    (tmp_path / "list.jsonl").write_text(
+        "".join(f'{{"path": "images/{i}.png", "width": {900 + i}}}\n' for i in range(2))
+    )
+    images = PathList(
+        tmp_path / "list.jsonl", ImagePolicy(size=size), multiple_of=8, fields=Fields.parse("width")
+    )
+    encode(tokenizer, images, tmp_path / "o", progress=False)
+    table = pa.ipc.open_file(str(tmp_path / "o" / "shard-000000.arrow")).read_all()
+    assert table["width"].to_pylist() == ([16, 16] if size is None else [900, 901])
+    assert [(item["width"], item["size"]) for item in open_shards(tmp_path / "o")] == [
+        (900, (16, 16)),
+        (901, (16, 16)),
+    ]
 
 
 @pytest.mark.parametrize(

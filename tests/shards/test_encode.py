@@ -4,10 +4,12 @@ import pytest
 import torch
 import webdataset
 
-from tests.shards.conftest import Images, named, tree
+from tests.shards.conftest import Images, build_tokenizer, named, tree
 from vistok import shards
 from vistok.data import Procedural
 from vistok.errors import ImageError, ShardError
+from vistok.quantizers import VQ
+from vistok.spec import ImagePolicy
 
 OPTIONS = {"batch_size": 2, "shard_size": 4, "progress": False}
 
@@ -125,6 +127,43 @@ def test_another_run_in_the_same_directory_is_refused_by_field(
     assert tree(tmp_path / "out") == before
 
 
+def test_another_codebook_size_of_the_same_class_is_refused_by_name(tmp_path):
+    shards.encode(build_tokenizer(VQ(64, 8)), named(2), tmp_path / "out", **OPTIONS)
+    with pytest.raises(ShardError, match=r"model\.quantizer\.codebook_size was 64 and is 128 now"):
+        shards.encode(build_tokenizer(VQ(128, 8)), named(2), tmp_path / "out", **OPTIONS)
+    with pytest.raises(ShardError, match=r"model\.quantizer\.codebook_size was 64 and is 128 now"):
+        shards.open(tmp_path / "out", build_tokenizer(VQ(128, 8)))
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ({"interpolation": "lanczos"}, r'image\.interpolation was "bicubic" and is "lanczos" now'),
+        ({"size": (16, 16)}, r"image\.size was null and is \[16, 16\] now"),
+        ({"background": (0, 0, 0)}, r"image\.background was \[255, 255, 255\] and is \[0, 0, 0\] now"),
+        ({"fit": "pad"}, r'image\.fit was "crop" and is "pad" now'),
+    ],
+)
+def test_another_image_policy_is_refused_by_name(tokenizer, tmp_path, policy, told):
+    shards.encode(tokenizer, named(2), tmp_path / "out", **OPTIONS)
+    with pytest.raises(ShardError, match=told):
+        shards.encode(build_tokenizer(image=ImagePolicy(**policy)), named(2), tmp_path / "out", **OPTIONS)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (1, 3)])
+def test_a_run_goes_on_with_another_number_of_workers_to_the_same_bytes(tokenizer, tmp_path, before, after):
+    def images(**broken):
+        return named(12, fields={f"image_{i:04d}": {"label": i} for i in range(12)}, **broken)
+
+    shards.encode(tokenizer, images(), tmp_path / "whole", **OPTIONS)
+    torn = images(broken={"image_0006": ValueError("torn apart")})
+    with pytest.raises(ShardError, match="torn apart"):
+        shards.encode(tokenizer, torn, tmp_path / "out", workers=before, **OPTIONS)
+    summary = shards.encode(tokenizer, images(), tmp_path / "out", workers=after, **OPTIONS)
+    assert (summary.num_shards, summary.num_shards_new) == (3, 2)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
 def test_a_tokenizer_of_another_build_is_refused_by_field(tokenizer, continuous, tmp_path):
     shards.encode(tokenizer, named(2), tmp_path / "out", **OPTIONS)
     with pytest.raises(ShardError, match=r"model\.quantizer\.class was \"FSQ\" and is \"Gaussian\" now"):
@@ -185,6 +224,13 @@ def test_fields_that_json_cannot_hold_are_named(tokenizer, tmp_path):
         shards.encode(
             tokenizer, named(2, fields={"image_0000": {"x": object()}}), tmp_path / "out", **OPTIONS
         )
+
+
+@pytest.mark.parametrize("name", ["size", "grid", "indices", "latents", "std", "streams", "lengths"])
+def test_fields_that_shards_use_themselves_are_refused_by_name(tokenizer, tmp_path, name):
+    images = named(2, fields={"image_0001": {name: 3}})
+    with pytest.raises(ShardError, match=f"'image_0001'.*'{name}' is a name that token shards use"):
+        shards.encode(tokenizer, images, tmp_path / "out", **OPTIONS)
 
 
 def test_duplicate_keys_are_refused(tokenizer, tmp_path):

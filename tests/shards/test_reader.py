@@ -1,12 +1,16 @@
 import pickle
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from tests.shards.conftest import named
 from vistok import shards
+from vistok.bench.reading import write_shards
 from vistok.errors import ShardError
+from vistok.shards.container import Sample
 
 
 @pytest.fixture(scope="module", params=["tar", "arrow", "arrow-packed"])
@@ -118,3 +122,27 @@ def test_items_read_together_are_those_read_alone(made, order):
     for name, value in expected.items():
         assert torch.equal(batch[name], value) if isinstance(value, torch.Tensor) else batch[name] == value
     assert [item["key"] for item in rows[1:]] == [item["key"] for item in alone[1:]]
+
+
+def test_labels_that_no_tensor_holds_stay_a_list(tokenizer, tmp_path):
+    labels = [1 << 63, 5, -(1 << 63)]
+    images = named(3, fields={f"image_{i:04d}": {"label": label} for i, label in enumerate(labels)})
+    shards.encode(tokenizer, images, tmp_path / "out", progress=False)
+    tokens = shards.open(tmp_path / "out")
+    assert shards.collate(tokens.__getitems__([0, 1, 2]))["label"] == labels
+    assert shards.collate([tokens[0], tokens[1]])["label"] == labels[:2]
+    assert shards.collate(tokens.__getitems__([1, 2]))["label"].tolist() == labels[1:]
+
+
+def test_a_stream_of_another_name_is_named_by_batches_themselves(made, tokenizer, tmp_path):
+    spec = tokenizer.spec
+    renamed = replace(spec, streams=(replace(spec.main, name="semantic"),))
+    samples = [
+        Sample(i, {"semantic": np.full((4, 1), i, np.uint8)}, {"key": str(i), "size": [16, 16], "grid": {"semantic": [2, 2]}})
+        for i in range(3)
+    ]  # fmt: skip
+    write_shards(tmp_path / "out", "arrow", samples, renamed, 2)
+    tokens = shards.open(tmp_path / "out")
+    for batch in (shards.collate([tokens[0], tokens[2]]), *tokens.stream(batch_size=2)):
+        assert list(shards.to_encoded(batch)) == ["semantic"]
+    assert "streams" not in shards.open(made)[0]

@@ -128,6 +128,15 @@ def test_a_spec_that_was_edited_is_found_and_not_opened(out, change):
         shards.open(out)
 
 
+@pytest.mark.parametrize("name", ["/etc/shard-000001.arrow", "../shard-000001.arrow"])
+def test_a_record_may_not_name_a_file_elsewhere(out, name):
+    record = json.loads((out / "shard-000001.json").read_text())
+    (out / "shard-000001.json").write_text(json.dumps({**record, "file": name}))
+    assert "is not the name of a file beside it" in only_problem(out)
+    with pytest.raises(ShardError, match="is not the name of a file beside it"):
+        shards.open(out)
+
+
 def test_a_spec_with_another_name_is_the_same(out):
     spec = json.loads((out / "spec.json").read_text())
     (out / "spec.json").write_text(json.dumps({**spec, "name": "renamed", "metrics": []}))

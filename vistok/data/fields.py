@@ -9,10 +9,11 @@ from typing import Any
 
 from vistok.errors import DataError
 
-RESERVED = frozenset(
-    ("size", "grid", "indices", "latents", "streams", "lengths", "source", "view", "position")
-)
-"""Names that items of token shards, views and batches have for themselves."""
+SHARD_FIELDS = frozenset(("size", "grid", "indices", "latents", "std", "streams", "lengths"))
+"""Names that items of token shards and their batches have for themselves, beside ``key``."""
+
+RESERVED = SHARD_FIELDS | {"source", "view", "position"}
+"""The same with those of views and crops."""
 
 LABEL_COLUMNS = ("label", "cls")
 CAPTION_COLUMNS = ("caption", "text", "txt")

@@ -132,6 +132,7 @@ class Column:
 
         self._array, self._null = array, ABSENT if optional else None
         self._numbers: Any = None
+        self._lists: tuple[Any, Any] | None = None
         self._all_null = False
         self._text: tuple[Any, memoryview] | None = None
         self.is_blank = False
@@ -145,6 +146,13 @@ class Column:
             ends = np.frombuffer(offsets, np.int32, len(array) + 1, array.offset * 4)
             self._text = ends, memoryview(data if data is not None else b"")
             self.is_blank = bool(ends[0] == ends[-1])
+        elif (
+            pa.types.is_list(array.type)
+            and pa.types.is_integer(array.type.value_type)
+            and not array.values.null_count
+        ):
+            offsets, values = array.offsets, array.values
+            self._lists = offsets.to_numpy(zero_copy_only=True), values.to_numpy(zero_copy_only=True)
 
     def take(self, positions: Any) -> list[Any]:
         """The values at some positions."""
@@ -157,6 +165,10 @@ class Column:
             ends, data = self._text
             starts, stops = ends[positions].tolist(), ends[np.add(positions, 1)].tolist()
             return [str(data[a:b], "utf-8") for a, b in zip(starts, stops, strict=True)]
+        if self._lists is not None:
+            bounds, elements = self._lists
+            spans = zip(bounds[positions].tolist(), bounds[np.add(positions, 1)].tolist(), strict=True)
+            return [elements[a:b].tolist() for a, b in spans]
         import pyarrow as pa
 
         values: list[Any] = self._array.take(pa.array(positions)).to_pylist()

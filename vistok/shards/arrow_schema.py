@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from vistok.data.views import Views
 from vistok.shards.arrow_columns import JSON_COLUMN, common_type
 from vistok.shards.loading import KeyedImages, plain
 from vistok.shards.plan import Plan
-from vistok.spec import TokenizerSpec
+from vistok.spec import StreamSpec, TokenizerSpec
 from vistok.tokenizer import Tokenizer
 
 NUM_LOOKED_AT = 256
@@ -28,11 +29,13 @@ class RunColumns:
             variable lists, and every image has its size and grid in columns.
         fields: Arrow type by name of the dataset's fields that are columns; a value that does not fit goes to JSON text.
         text: Whether there is a column of JSON text, for all that has no column.
+        moments: Whether latents are means and standard deviations.
     """
 
     size: tuple[int, int] | None
     fields: Mapping[str, str] = field(default_factory=dict)
     text: bool = True
+    moments: bool = False
 
     @classmethod
     def of(
@@ -47,7 +50,8 @@ class RunColumns:
                 and caption whether or not it gives them.
             plan: Of its keys.
         """
-        size, taken = _size(tokenizer, dataset), _taken(tokenizer.spec)
+        size = _size(tokenizer, dataset)
+        taken = _taken(tokenizer.spec, size)
         if not isinstance(dataset, ImageDataset):
             kinds = {**UNTOLD, **_kinds({name: [value] for name, value in first.items()})}
             return cls(size, {name: kinds[name] for name in sorted(kinds) if name not in taken})
@@ -67,7 +71,23 @@ class RunColumns:
         if "columns.size" not in fields:
             return None
         size = fields["columns.size"]
-        return cls(None if size is None else tuple(size), fields["columns.fields"], fields["columns.text"])
+        moments = fields.get("latents.moments") is True
+        return cls(
+            None if size is None else tuple(size), fields["columns.fields"], fields["columns.text"], moments
+        )
+
+    def tokens(self, stream: StreamSpec) -> tuple[list[int], int, int] | None:
+        """Grid, N and width of a stream of images of the one size, as its spec has them; None if it does not tell."""
+        if (
+            self.size is None
+            or stream.topology == "ragged"
+            or (stream.topology != "1d" and not stream.factor)
+        ):
+            return None
+        grid = stream.grid(*self.size)
+        grids = stream.scale_grids((grid[0], grid[1])) if stream.topology == "multiscale" else (grid,)
+        width = stream.num_groups if stream.codebook_size is not None else stream.dim * (1 + self.moments)
+        return list(grid), sum(math.prod(sides) for sides in grids), width
 
     def to_fields(self) -> dict[str, Any]:
         """For a run's fingerprint."""
@@ -103,6 +123,7 @@ def _kinds(seen: Mapping[str, list[Any]]) -> dict[str, str]:
     return {name: str(kind).replace("large_", "") for name, kind in kinds.items() if kind is not None}
 
 
-def _taken(spec: TokenizerSpec) -> set[str]:
-    own = {"key", "size", "grid", "height", "width", JSON_COLUMN}
+def _taken(spec: TokenizerSpec, size: tuple[int, int] | None) -> set[str]:
+    """Names of columns of the shards' own; height and width are those of the image, where they are columns."""
+    own = {"key", "size", "grid", JSON_COLUMN} | ({"height", "width"} if size is None else set())
     return own | {f"{stream.name}{end}" for stream in spec.streams for end in ("", ".length", ".grid")}

@@ -44,14 +44,7 @@ class StreamColumns:
         latents: str,
         columns: RunColumns | None = None,
     ) -> StreamColumns:
-        """The columns of a stream of some samples.
-
-        Args:
-            samples: Of one shard.
-            stream: Which.
-            packed: Whether indices are packed into bits.
-            latents: Type that continuous streams are stored in.
-            columns: Those of the run; None: as these samples need.
+        """The columns of a stream of a shard's samples; of the kinds that ``columns`` of the run say, if it is given.
 
         Raises:
             ShardError: the samples do not have the stream in one type and width, are too large, or differ although all of
@@ -80,16 +73,15 @@ class StreamColumns:
                 raise ShardError(
                     f"samples of stream {name} have several lengths or grids, although all images are of one size"
                 )
+        told = columns.tokens(stream) if columns is not None and not samples else None
+        if told is not None:  # a shard without samples has the columns of the others
+            grid, count, width = told
+            fixed, same, grids, lengths = True, True, [grid], [count]
+            arrays = [np.empty((count, width), stored)]
         bits = bits_for(size) if packed and size is not None else 0
-        rows = (
-            [np.stack(arrays).reshape(len(arrays), -1)]
-            if fixed
-            else [array.reshape(1, -1) for array in arrays]
-        )
-        if bits:
-            rows = [pack(row, bits) for row in rows]
-        elif dtype == "bfloat16":
-            rows = [to_bfloat16(row) for row in rows]
+        rows = _rows(arrays, bits, dtype)
+        if told is not None:
+            rows = [rows[0][:0]]
         found = {name: _lists(rows, fixed, name, np.dtype(_lies_in(dtype, bits)))}
         if bits and not fixed:
             found[f"{name}.length"] = pa.array(lengths, pa.int32())
@@ -154,7 +146,9 @@ class StreamReader:
         starts, stops = self._offsets[positions], self._offsets[positions + 1]
         sizes = stops - starts
         lengths = (
-            self._lengths.take(positions) if self._lengths is not None else (sizes // self._width).tolist()
+            self._lengths.take(positions)
+            if self._lengths is not None
+            else (sizes // max(self._width, 1)).tolist()
         )
         if lengths and len(set(lengths)) == 1 and lengths[0]:
             rows = self._values[starts[:, None] + np.arange(sizes[0])]
@@ -213,6 +207,17 @@ def _array_of(sample: Sample, name: str) -> NDArray[Any]:
     return array
 
 
+def _rows(arrays: Sequence[NDArray[Any]], bits: int, dtype: str) -> list[NDArray[Any]]:
+    """Tokens as they are stored, one row a sample: in one array if all have one length."""
+    alike = len({len(array) for array in arrays}) == 1
+    rows = (
+        [np.stack(arrays).reshape(len(arrays), -1)] if alike else [array.reshape(1, -1) for array in arrays]
+    )
+    if bits:
+        return [pack(row, bits) for row in rows]
+    return [to_bfloat16(row) for row in rows] if dtype == "bfloat16" else rows
+
+
 def _lies_in(dtype: str, bits: int) -> str:
     return "uint8" if bits else "uint16" if dtype == "bfloat16" else dtype
 
@@ -229,5 +234,6 @@ def _lists(rows: list[NDArray[Any]], fixed: bool, name: str, dtype: np.dtype[Any
         raise ShardError(
             f"a shard would hold {values.size} values of stream {name}, more than {MAX_ITEMS}: lower shard_size"
         )
-    offsets = np.cumsum([0, *(row.size for row in rows)], dtype=np.int32)
+    sizes = [row.shape[1] for row in rows for _ in range(len(row))]
+    offsets = np.cumsum([0, *sizes], dtype=np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, item.type), type=pa.list_(item))

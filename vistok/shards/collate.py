@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vistok.errors import ShardError
-from vistok.shards.rows import Rows, as_column
+from vistok.shards.rows import UNNAMED_STREAM, Rows, as_column
 from vistok.spec import TokenizerSpec
 from vistok.tokenizer import Encoded, StreamTokens
 
@@ -61,13 +61,13 @@ def to_encoded(batch: Mapping[str, Any], spec: TokenizerSpec | None = None) -> E
 
     Args:
         batch: From ``collate``.
-        spec: Of the shards; names the main stream, which is ``pixel`` without it.
+        spec: Of the shards; names the stream of a batch that names none, which is ``pixel`` without it.
     """
     streams: dict[str, StreamTokens] = {}
     if "streams" in batch:
         streams = {name: _stream(tokens) for name, tokens in batch["streams"].items()}
     else:
-        streams[spec.main.name if spec is not None else "pixel"] = _stream(batch)
+        streams[spec.main.name if spec is not None else UNNAMED_STREAM] = _stream(batch)
     lengths: Tensor | None = batch.get("lengths")
     return Encoded(streams, batch["size"], lengths)
 

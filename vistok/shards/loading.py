@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vistok.data.fields import SHARD_FIELDS
 from vistok.errors import ShardError, VistokError
 from vistok.shards.ahead import ahead
 from vistok.shards.pixels import as_bytes_if_exact
@@ -96,6 +97,11 @@ class PlannedImages(Dataset[Loaded]):
                 raise ShardError(f"the dataset has changed, it gives {item['key']!r} in this place")
             image = item["image"]
             check_image(image, self._multiple_of)
+            taken = sorted(SHARD_FIELDS & set(item))
+            if taken:
+                raise ShardError(
+                    f"its field {taken[0]!r} is a name that token shards use themselves: rename it"
+                )
             meta = {name: plain(value) for name, value in item.items() if name not in ("image", "key")}
             if len(json.dumps(meta, allow_nan=False)) > MAX_META_CHARS:
                 raise ShardError(f"its fields are longer than {MAX_META_CHARS} characters")

@@ -32,7 +32,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
 
     An item is a dict of ``key``, ``size`` (H, W) in pixels, ``grid``, and either ``indices`` (N, S) int64 or ``latents``
     (N, D) float32, with their ``std`` (N, D) where moments were stored, beside what the images' dataset said (``label``,
-    ``caption``, ...). A tokenizer with several streams also has ``streams``: the same by stream name.
+    ``caption``, ...). Where there are several streams, or one that is not ``pixel``, there is also ``streams``: the same
+    by stream name.
 
     A DataLoader with ``collate_fn=vistok.shards.collate`` reads a batch at once, which is many times faster than item by
     item. Arrow shards are mapped into memory, where all processes that read them share them.

@@ -12,11 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vistok.data.fields import SHARD_FIELDS
 from vistok.errors import ShardError
 from vistok.shards.container import ABSENT, Block
 from vistok.spec import StreamSpec, TokenizerSpec
 
-OWN_FIELDS = frozenset(("key", "size", "grid", "indices", "latents", "std", "streams"))
+OWN_FIELDS = SHARD_FIELDS | {"key"}
+MOST = 1 << 63
+# the one stream that items need not name
+UNNAMED_STREAM = StreamSpec().name
 Tokens = Union["NDArray[Any]", "list[NDArray[Any]]"]
 
 
@@ -126,15 +130,16 @@ class Rows(Sequence[dict[str, Any]]):
 
 
 def as_column(values: list[Any]) -> Any:
-    """One field of a batch: a tensor (B,) of integers or of floats, else the list."""
-    return torch.tensor(values) if all(type(value) in (int, float) for value in values) else values
+    """One field of a batch: a tensor (B,) of integers or of floats, else the list, as of integers that int64 cannot hold."""
+    plain = all(type(value) is float or (type(value) is int and -MOST <= value < MOST) for value in values)
+    return torch.tensor(values) if plain else values
 
 
 def _with_streams(
     item: dict[str, Any], streams: Mapping[str, dict[str, Any]], spec: TokenizerSpec
 ) -> dict[str, Any]:
     item.update(streams[spec.main.name])
-    if len(streams) > 1:
+    if list(streams) != [UNNAMED_STREAM]:
         item["streams"] = dict(streams)
     return item
 

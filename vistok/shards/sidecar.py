@@ -66,6 +66,8 @@ class Sidecar:
         kinds = {"file": str, "sha256": str, "fingerprint": str, "skipped": dict, "latents": dict}
         if not all(type(value) is kinds.get(name, int) for name, value in data.items()):
             raise ShardError(f"{path} is damaged: a field has the wrong type")
+        if Path(data["file"]).name != data["file"]:
+            raise ShardError(f"{path} is damaged: {data['file']!r} is not the name of a file beside it")
         sidecar = cls(**data)
         if sidecar.n_in != sidecar.n_out + len(sidecar.skipped):
             raise ShardError(
