@@ -102,3 +102,13 @@ def test_its_streaming_dataset_reads_it(tokens_made, tmp_path):
         row = read[i]
         assert row["tokens"].dtype == np.uint16 and row["tokens"].tolist() == [1000, *array[:, 0]]
         assert row["label"] == i
+
+
+@needs_writer
+def test_text_that_is_not_utf_8_has_escapes(tmp_path):
+    fields = {"caf\udce9": {"caption": "cut \ud83d"}}
+    made = write_shards(tmp_path / "made", {"caf\udce9": [[1]]}, discrete(), fields)
+    exported(made, MDS(), tmp_path / "out")
+    (row,) = read_back(tmp_path / "out")
+    assert (row["key"], row["caption"]) == (b"caf\\udce9", b"cut \\ud83d")
+    assert json.loads(row["fields"]) == {"key": "caf\udce9", "caption": "cut \ud83d"}

@@ -27,7 +27,7 @@ class LlamaGen(ExportFormat):
     Args:
         tokens: Ids; special tokens have no place.
         dataset: First part of the folders' names; LlamaGen's reader looks for ``imagenet``.
-        image_size: Second part; None takes the size of the images.
+        image_size: Second part; None takes the size of the images, which must then have one number of tokens.
         default_label: Class of images that have none; None refuses them.
         views: ``all`` needs the same views of every image; ``original`` writes the image alone.
     """
@@ -53,6 +53,7 @@ class LlamaGen(ExportFormat):
         codes = labels = folder
         names: list[str] = []
         shape: tuple[int, ...] = ()
+        lengths: set[int] = set()
         for number, views in enumerate(images):
             if not number:
                 stem = f"{self.dataset}{self._size(views[0])}"
@@ -61,6 +62,7 @@ class LlamaGen(ExportFormat):
                 labels.mkdir()
                 names, shape = [view.view for view in views], views[0].tokens.shape
             self._compare(views, names, shape)
+            lengths.add(len(views[0].tokens))
             np.save(codes / f"{number}.npy", np.stack([self._codes(view) for view in views])[None])
             label = label_of(views[0], self.default_label, self.name)
             np.save(labels / f"{number}.npy", np.array([label], dtype=np.int64))
@@ -68,6 +70,10 @@ class LlamaGen(ExportFormat):
         if len(images) != READER_COUNT:
             notes.append(
                 f"LlamaGen's reader asks for {READER_COUNT} images, here are {len(images)}: change its range()"
+            )
+        if len(lengths) > 1:
+            notes.append(
+                f"the images have {min(lengths)} to {max(lengths)} tokens, and LlamaGen's loader stacks those of one number"
             )
         if len(names) > 1:
             notes.append(
@@ -105,8 +111,8 @@ class LlamaGen(ExportFormat):
                 f"the views of {views[0].key!r} have different numbers of tokens, which {self.name} cannot stack: "
                 "encode with a fixed size, or give --views original"
             )
-        if views[0].tokens.shape != shape:
+        if views[0].tokens.shape != shape and self.image_size is None:
             raise ShardError(
-                f"{views[0].key!r} has {len(views[0].tokens)} tokens and the first image {shape[0]}, and {self.name} puts both "
-                "into one folder of one size: encode with a fixed size, or export to parquet"
+                f"{views[0].key!r} has {len(views[0].tokens)} tokens and the first image {shape[0]}, and {self.name} names one "
+                "folder by the size of all: encode with a fixed size, or give --image-size to export them as they are"
             )
