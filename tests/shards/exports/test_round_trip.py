@@ -67,7 +67,7 @@ def test_tables_and_arrays_are_indices_plus_offsets(case):
     with tempfile.TemporaryDirectory() as room:
         groups = next(iter(arrays.values())).shape[1]
         made = write_shards(Path(room) / "made", arrays, discrete(size, groups), labels(arrays), shard_size=2)
-        exported(made, LlamaGen(plain), Path(room) / "llamagen")
+        exported(made, LlamaGen(plain, image_size=256), Path(room) / "llamagen")
         for i, array in enumerate(arrays.values()):
             codes, _ = test_llamagen.load(Path(room) / "llamagen", i)
             assert codes.reshape(-1).tolist() == expected(array, plain)
