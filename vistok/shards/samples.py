@@ -200,24 +200,21 @@ def lanes_pool(lanes: int) -> ThreadPoolExecutor:
 
 @contextlib.contextmanager
 def _in_one_line(batch: list[Loaded]) -> Iterator[None]:
-    """Tells of a model that fails, in most cases for want of memory.
+    """Tells of a model that lacks memory; what else goes wrong in a model passes.
 
     Raises:
-        ShardError: it did; an image cannot be to blame, as images were looked at before.
+        ShardError: it does; that is no image's fault, so none is skipped for it.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error)):
+            raise
         size = " x ".join(map(str, _image_size(batch[0])[1:]))
         images = "an image" if len(batch) == 1 else f"{len(batch)} images at once"
-        short = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error)
-        remedy = (
-            "lower batch_size (--batch-size)"
-            if short and len(batch) > 1
-            else "use another device or precision"
-        )
+        remedy = "use another device" if len(batch) == 1 else "lower batch_size (--batch-size)"
         raise ShardError(
-            f"the model cannot encode {images} of {size}: {reason_of(error)}; {remedy}; finished shards are kept"
+            f"no memory to encode {images} of {size}: {reason_of(error)}; {remedy}; finished shards are kept"
         ) from error
 
 
