@@ -38,7 +38,7 @@ class RepairReport:
         problems: What was found, one line each; empty if all was well.
         num_remade: Shards that were made again.
         moved: Names of files that are no part of the plan, which lie in ``.vistok-foreign`` now.
-        lost: Keys of images that cannot be encoded, that no record says were left out before: those of shards whose record was lost.
+        lost: Keys of images that cannot be encoded and that no record says were left out before: of shards without a record.
     """
 
     out: Path

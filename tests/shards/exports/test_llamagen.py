@@ -98,10 +98,12 @@ def test_a_missing_label_is_refused_by_name_or_given(tmp_path):
     assert load(tmp_path / "out", 1)[1].tolist() == [9]
 
 
-def test_images_of_several_numbers_of_tokens_are_refused_by_name_or_told(tmp_path):
+def test_images_of_several_sizes_are_refused_by_name_or_their_numbers_of_tokens_told(tmp_path):
     fields = {"a": {"label": 0, "size": [8, 8]}, "b": {"label": 1, "size": [16, 16]}}
     made = write_shards(tmp_path / "made", {"a": [[1]], "b": [[1]] * 4}, discrete(), fields)
-    with pytest.raises(ShardError, match=r"'b' has 4 tokens and the first image 1, .* --image-size"):
+    with pytest.raises(
+        ShardError, match=r"'b' has 16 x 16 pixels and the first image 8 x 8, .* --image-size"
+    ):
         exported(made, LlamaGen(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     notes = exported(made, LlamaGen(image_size=16), tmp_path / "out").notes

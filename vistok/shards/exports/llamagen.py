@@ -27,7 +27,7 @@ class LlamaGen(ExportFormat):
     Args:
         tokens: Ids; special tokens have no place.
         dataset: First part of the folders' names; LlamaGen's reader looks for ``imagenet``.
-        image_size: Second part; None takes the size of the images, which must then have one number of tokens.
+        image_size: Second part; None takes the size of the images, which must then be the same of all.
         default_label: Class of images that have none; None refuses them.
         views: ``all`` needs the same views of every image; ``original`` writes the image alone.
     """
@@ -52,7 +52,7 @@ class LlamaGen(ExportFormat):
         images = Images(source, self.views, self.name)
         codes = labels = folder
         names: list[str] = []
-        shape: tuple[int, ...] = ()
+        size: tuple[int, int] = (0, 0)
         lengths: set[int] = set()
         for number, views in enumerate(images):
             if not number:
@@ -60,8 +60,8 @@ class LlamaGen(ExportFormat):
                 codes, labels = folder / f"{stem}_codes", folder / f"{stem}_labels"
                 codes.mkdir()
                 labels.mkdir()
-                names, shape = [view.view for view in views], views[0].tokens.shape
-            self._compare(views, names, shape)
+                names, size = [view.view for view in views], views[0].size
+            self._compare(views, names, size)
             lengths.add(len(views[0].tokens))
             np.save(codes / f"{number}.npy", np.stack([self._codes(view) for view in views])[None])
             label = label_of(views[0], self.default_label, self.name)
@@ -98,7 +98,7 @@ class LlamaGen(ExportFormat):
             )
         return height
 
-    def _compare(self, views: list[ExportSample], names: list[str], shape: tuple[int, ...]) -> None:
+    def _compare(self, views: list[ExportSample], names: list[str], size: tuple[int, int]) -> None:
         found = [view.view for view in views]
         if found != names:
             told = [", ".join(name or "itself" for name in some) for some in (found, names)]
@@ -111,8 +111,9 @@ class LlamaGen(ExportFormat):
                 f"the views of {views[0].key!r} have different numbers of tokens, which {self.name} cannot stack: "
                 "encode with a fixed size, or give --views original"
             )
-        if views[0].tokens.shape != shape and self.image_size is None:
+        if views[0].size != size and self.image_size is None:
+            told = [f"{height} x {width}" for height, width in (views[0].size, size)]
             raise ShardError(
-                f"{views[0].key!r} has {len(views[0].tokens)} tokens and the first image {shape[0]}, and {self.name} names one "
-                "folder by the size of all: encode with a fixed size, or give --image-size to export them as they are"
+                f"{views[0].key!r} has {told[0]} pixels and the first image {told[1]}, and {self.name} names one folder by the "
+                "size of all: encode with a fixed size, or give --image-size to export them as they are"
             )
