@@ -134,7 +134,8 @@ def test_each_job_counts_the_failures_of_its_own_slice(tokenizer, tmp_path):
     options = {**OPTIONS, "on_error": "skip", "max_error_rate": 0.2}
     shards.encode(tokenizer, named(22, broken=broken), tmp_path / "out", part=Slice(1, 2), **options)
     with pytest.raises(
-        ShardError, match=r"^2 of 12 images cannot be encoded, more than max_error_rate=0\.1 \(--max-error-rate\) allows"
+        ShardError,
+        match=r"^2 of 12 images cannot be encoded, more than max_error_rate=0\.1 \(--max-error-rate\) allows",
     ):
         shards.encode(
             tokenizer, named(22, broken=broken), tmp_path / "out", part=Slice(0, 2),

@@ -12,6 +12,7 @@ from vistok import load
 from vistok.errors import RecipeError
 from vistok.quantizers import Gaussian
 from vistok.training import SaveTokenizer
+from vistok.training.saving import _latents_are_kept
 
 
 def train(folder, **options):
@@ -56,3 +57,14 @@ def test_a_constant_channel_is_shifted_not_scaled(tmp_path):
 def test_fewer_than_no_batches_are_refused():
     with pytest.raises(RecipeError, match="latent_batches is -1"):
         SaveTokenizer(latent_batches=-1)
+
+
+def test_normalised_latents_that_nothing_has_moved_stay_as_they_are():
+    tokenizer = make_tokenizer(Gaussian(4))
+    for part in (tokenizer.encoder, tokenizer.project_in):
+        part.requires_grad_(False)
+    assert not _latents_are_kept(tokenizer)
+    tokenizer.normaliser.set(0.5, 2.0)
+    assert _latents_are_kept(tokenizer)
+    tokenizer.encoder.requires_grad_(True)
+    assert not _latents_are_kept(tokenizer)

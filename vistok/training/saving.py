@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint as CheckpointBase
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from vistok.errors import RecipeError, VistokError
+from vistok.tokenizer import Tokenizer
 from vistok.training.data import ImageData
 from vistok.training.latents import normalise_latents
 from vistok.training.provenance import provenance_of_training
@@ -118,7 +119,8 @@ class SaveTokenizer(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Normalises latents, on all processes together, and writes."""
         tokenizer = pl_module.exported
-        if self._acts(trainer, pl_module) and self.latent_batches and tokenizer.normaliser is not None:
+        measured = self._acts(trainer, pl_module) and self.latent_batches and tokenizer.normaliser is not None
+        if measured and not _latents_are_kept(pl_module.tokenizer):
             batches = first_batches(trainer)
             num_images = normalise_latents(tokenizer, batches, self.latent_batches, trainer)
             statistics = {"images": num_images}
@@ -202,3 +204,14 @@ def run_folder(trainer: pl.Trainer) -> Path:
 def is_dry_run(trainer: pl.Trainer) -> bool:
     """Whether ``fast_dev_run`` is on, which is to leave nothing behind."""
     return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def _latents_are_kept(tokenizer: Tokenizer) -> bool:
+    """Whether latents have been normalised already and nothing that makes them was trained: shards of them stay right."""
+    normaliser = tokenizer.normaliser
+    parts = (tokenizer.encoder, tokenizer.project_in, tokenizer.quantizer)
+    trained = any(parameter.requires_grad for part in parts for parameter in part.parameters())
+    is_set = normaliser is not None and not (
+        bool((normaliser.shift == 0).all()) and bool((normaliser.scale == 1).all())
+    )
+    return is_set and not trained
