@@ -46,7 +46,7 @@ def test_a_shortage_of_the_machine_ends_the_run_and_is_never_skipped(tokenizer, 
 
 def test_more_workers_than_cores_are_no_reason_to_warn(tokenizer, tmp_path):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", "This DataLoader will create")
         shards.encode(
             tokenizer, named(2), tmp_path / "out", workers=(os.cpu_count() or 1) + 1, progress=False
         )
