@@ -99,6 +99,10 @@ def test_several_batches_run_at_once_and_come_in_order(tokenizer):
 
 def test_what_goes_wrong_in_the_model_is_raised_and_commits_nothing_short(tokenizer, tmp_path, monkeypatch):
     torch.set_num_threads(2)
+    shards.encode(tokenizer, named(23), tmp_path / "whole", **OPTIONS)
+    whole = {
+        n: b for n, b in tree(tmp_path / "whole").items() if n in ("shard-000000.arrow", "shard-000001.arrow")
+    }
     encode, count = tokenizer.encode, 0
 
     def failing(x, sample):
@@ -111,7 +115,9 @@ def test_what_goes_wrong_in_the_model_is_raised_and_commits_nothing_short(tokeni
     monkeypatch.setattr(tokenizer, "encode", failing)
     with pytest.raises(RuntimeError, match="device lost"):
         shards.encode(tokenizer, named(23), tmp_path / "out", **OPTIONS)
-    assert len(list((tmp_path / "out").glob("shard-*.arrow"))) <= 1
+    # six batches are two shards: how many of them were committed by then is the threads' affair, not what is in them
+    committed = {n: b for n, b in tree(tmp_path / "out").items() if n.endswith(".arrow")}
+    assert committed.items() <= whole.items()
     assert not list((tmp_path / "out").glob(".vistok-temp-*"))
     assert not [t.name for t in threading.enumerate() if t.name.startswith("vistok")]
 
