@@ -198,7 +198,14 @@ class LatentSpec(JSONData):
 
 @dataclass(frozen=True)
 class FeatureSpec(JSONData):
-    """Dims of what a downstream model can read: post-quantization, per depth, semantic, text; 0 where absent."""
+    """Dims of what a downstream model can read; 0 where absent.
+
+    Args:
+        quantized: D of ``embed``, of the first stream.
+        depthwise: d of ``embed(..., depthwise=True)``, of the first stream.
+        semantic: Ds of ``semantic``.
+        text: The same where a text tower embeds texts into that space.
+    """
 
     quantized: int = 0
     depthwise: int = 0

@@ -145,11 +145,18 @@ class FeatureHead(Recorded, nn.Module):
     """Vectors (B, h, w, dim), or (B, N, dim) if ``topology`` is ``1d``, to features (B, h', w', dim_out) of a teacher.
 
     One that takes either has topology ``any``.
+
+    Args:
+        dim: Channels of the vectors.
+        dim_out: Channels of the features.
+        topology: How the vectors lie.
+        shared_with_text: Whether the features lie in a space that texts are embedded in too.
     """
 
     dim: int
     dim_out: int
     topology: Literal["2d", "1d", "any"] = "2d"
+    shared_with_text: bool = False
 
     def forward(self, quantized: Tensor) -> Tensor:
         """Predicts features.

@@ -34,6 +34,7 @@ class ContrastiveHead(FeatureHead):
     """
 
     topology: Literal["2d", "1d", "any"] = "any"
+    shared_with_text = True
 
     def __init__(
         self, dim: int, dim_out: int, pool: Literal["mean", "attention"] = "mean", num_heads: int = 8

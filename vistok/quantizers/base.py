@@ -47,6 +47,11 @@ class Quantizer(Recorded, nn.Module):
         return self.dim
 
     @property
+    def dim_depthwise(self) -> int:
+        """Channels d of each vector that ``depthwise`` gives; 0 where it gives none."""
+        return self.dim
+
+    @property
     def loss_names(self) -> tuple[str, ...]:
         """Names of the losses that ``forward`` returns."""
         return ()

@@ -66,6 +66,11 @@ class Bits(Quantizer):
         self.codebook_size: int = 1 << sizes[0]
 
     @property
+    def dim_depthwise(self) -> int:
+        """Bits of one index."""
+        return self.sizes[0]
+
+    @property
     def loss_names(self) -> tuple[str, ...]:
         """``commitment``, and the two entropies unless left out."""
         return (

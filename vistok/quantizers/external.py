@@ -55,6 +55,17 @@ class External(Quantizer):
         self.codebook_size: int = self._find_codebook_size()
 
     @property
+    def dim_depthwise(self) -> int:
+        """As the wrapped class gives them; 0 where it gives no vectors by stage."""
+        device = next((value.device for value in (*self.parameters(), *self.buffers())), None)
+        try:
+            with torch.no_grad():
+                zeros = torch.zeros(1, 1, self.num_groups, dtype=torch.int64, device=device)
+                return int(self.depthwise(zeros).shape[-1])
+        except ValueError:
+            return 0
+
+    @property
     def loss_names(self) -> tuple[str, ...]:
         """``external``."""
         return ("external",)

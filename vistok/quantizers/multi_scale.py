@@ -71,6 +71,11 @@ class MultiScale(Quantizer):
         )
 
     @property
+    def dim_depthwise(self) -> int:
+        """The stage's."""
+        return self.stage.dim_depthwise
+
+    @property
     def loss_names(self) -> tuple[str, ...]:
         """``commitment``; ``codebook`` where codes or convolutions learn by it; the stage's others."""
         others = tuple(name for name in self.stage.loss_names if name not in _BY_SUM)

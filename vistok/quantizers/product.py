@@ -59,6 +59,11 @@ class Product(Quantizer):
         return self.num_parts * self._part(0).dim_in
 
     @property
+    def dim_depthwise(self) -> int:
+        """The part's."""
+        return self._part(0).dim_depthwise
+
+    @property
     def loss_names(self) -> tuple[str, ...]:
         """Those of a part."""
         return self._part(0).loss_names

@@ -74,6 +74,11 @@ class Residual(Quantizer):
         self.stage_dropout, self.stage_scale = stage_dropout, stage_scale
 
     @property
+    def dim_depthwise(self) -> int:
+        """The stage's."""
+        return self._stage(0).dim_depthwise
+
+    @property
     def loss_names(self) -> tuple[str, ...]:
         """Those of a stage."""
         return self._stage(0).loss_names

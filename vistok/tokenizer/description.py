@@ -25,8 +25,9 @@ def describe(tokenizer: Tokenizer, weights_hash: str) -> TokenizerSpec:
         multiple_of=tokenizer.multiple_of,
         features=FeatureSpec(
             quantized=tokenizer.quantizer.dim,
-            depthwise=tokenizer.quantizer.dim,
+            depthwise=tokenizer.quantizer.dim_depthwise,
             semantic=heads[0].dim_out if heads else 0,
+            text=heads[0].dim_out if heads and heads[0].shared_with_text else 0,
         ),
         latents=_latents(continuous[0]) if continuous else None,
         decoding=DecodingSpec(kind="features" if tokenizer.decoder is None else "pixels"),

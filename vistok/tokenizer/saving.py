@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,15 @@ from torch import nn
 from vistok.errors import TokenizerError, VistokError
 from vistok.quantizers import Quantizer
 from vistok.recorded import build
-from vistok.spec import FORMAT_VERSION, ImagePolicy, TokenizerSpec
+from vistok.spec import ImagePolicy, TokenizerSpec
 from vistok.tokenizer.weights_hash import exported_state
 
 if TYPE_CHECKING:
     from vistok.tokenizer.tokenizer import Tokenizer
 
+# of config.json. Files of version 1 hold shift and scale of each element of a grid, which the weights hold too, and
+# dims of features that are told otherwise now.
+FORMAT_VERSION = 2
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 SPARE_PARTS, PARTS_PER_TENSOR = 1000, 16  # modules that a model may have for a file of so many tensors
 
@@ -85,7 +88,7 @@ def load(source: str | Path, *, device: str | torch.device = "cpu") -> Tokenizer
     except Exception as error:  # the file may come from anywhere, so anything may be wrong with it
         raise TokenizerError(f"{folder / CONFIG} is damaged: {_first_line(error)}") from error
     tokenizer.provenance, tokenizer.licence, tokenizer.metrics = spec.provenance, spec.licence, spec.metrics
-    _compare(tokenizer.spec, spec, folder)
+    _compare(tokenizer.spec, _completed(spec, tokenizer.spec, config["format_version"]), folder)
     return tokenizer.to(device)
 
 
@@ -137,9 +140,28 @@ def _write(tokenizer: Tokenizer, folder: Path) -> None:
         "format_version": FORMAT_VERSION,
         "vistok": vistok.__version__,
         "model": tokenizer.to_config(),
-        "spec": tokenizer.spec.to_json_data(),
+        "spec": _shortened(tokenizer.spec).to_json_data(),
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _shortened(spec: TokenizerSpec) -> TokenizerSpec:
+    """Without the shift and scale of each element of a grid, which may be megabytes and are among the weights."""
+    if spec.latents is None or not spec.latents.grid:
+        return spec
+    return replace(spec, latents=replace(spec.latents, shift=(), scale=()))
+
+
+def _completed(saved: TokenizerSpec, built: TokenizerSpec, version: int) -> TokenizerSpec:
+    """A saved spec with what its file leaves out, or told wrongly, as the tokenizer itself tells it."""
+    if version < 2:
+        saved = replace(saved, features=built.features)
+    left_out = saved.latents is not None and saved.latents.grid and not saved.latents.shift
+    if not left_out or saved.latents is None or built.latents is None:
+        return saved
+    return replace(
+        saved, latents=replace(saved.latents, shift=built.latents.shift, scale=built.latents.scale)
+    )
 
 
 def _put_in_place(staged: Path, folder: Path) -> None:
