@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from vistok import load
 from vistok.errors import TokenizerError
 from vistok.quantizers import Gaussian
 from vistok.spec import TokenizerSpec
-from vistok.tokenizer import LatentNormaliser
+from vistok.tokenizer import Encoded, LatentNormaliser, StreamTokens
 
 RAW = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
 
@@ -49,6 +51,11 @@ def test_another_grid_is_refused_with_the_remedy():
         (([0.0, 1.0], 1.0), "2 values given for 5 channels: give 1 or 5"),
         ((0.0, [1.0] * 7, (3, 4)), "give 1 or 5 or 60"),
         ((0.0, 0.0), "above 0"),
+        ((0.0, [1.0, 1.0, float("inf"), 1.0, 1.0]), "NaN or Inf"),
+        ((0.0, float("nan")), "NaN or Inf"),
+        (([0.0, 0.0, float("nan"), 0.0, 0.0], 1.0), "NaN or Inf"),
+        ((0.0, 1e39), "NaN or Inf"),  # beyond float32
+        ((0.0, 1e-50), "above 0"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(arguments, message):
@@ -78,3 +85,29 @@ def test_a_tokenizer_with_values_per_element_is_saved_whole_and_told_by_its_spec
     torch.testing.assert_close(torch.tensor(spec.latents.shift).view(64, 4), shift)
     with pytest.raises(TokenizerError, match="8 x 8, and these lie on 4 x 4"):
         loaded.encode(image[..., :8, :8])
+
+
+def test_latents_per_element_are_not_decoded_on_another_grid_of_as_many_tokens():
+    tokenizer = make_tokenizer(Gaussian(4)).eval()
+    tokenizer.normaliser.set(0.0, torch.rand(64, 4) + 0.5, (8, 8))
+    encoded = tokenizer.encode(torch.rand(1, 3, 16, 16) * 2 - 1)
+    message = "per element of a grid of 8 x 8, and these lie on 4 x 16"
+    with pytest.raises(TokenizerError, match=message):
+        tokenizer.decode(latents=encoded.latents, grid=(4, 16))
+    stretched = Encoded({"pixel": StreamTokens(None, encoded.latents, (4, 16))}, (8, 32))
+    for reads in (tokenizer.decode, tokenizer.embed):
+        with pytest.raises(TokenizerError, match=message):
+            reads(stretched)
+
+
+def test_the_saved_config_leaves_values_per_element_to_the_weights(tmp_path):
+    tokenizer = make_tokenizer(Gaussian(4)).eval()
+    tokenizer.normaliser.set(torch.randn(64, 4), torch.rand(64, 4) + 0.5, (8, 8))
+    tokenizer.save(tmp_path / "t")
+    file = tmp_path / "t" / "config.json"
+    config = json.loads(file.read_text())
+    assert config["spec"]["latents"]["shift"] == config["spec"]["latents"]["scale"] == []
+    assert load(tmp_path / "t").spec == tokenizer.spec
+    # the first format had them there
+    file.write_text(json.dumps({**config, "format_version": 1, "spec": tokenizer.spec.to_json_data()}))
+    assert load(tmp_path / "t").spec == tokenizer.spec

@@ -26,7 +26,7 @@ class LatentNormaliser(Recorded, nn.Module):
         raw (B, ..., D) <-> latents (B, ..., D).
 
     Raises:
-        ValueError: a scale that is not positive, or a number of values that is neither 1 nor D nor that of the grid.
+        ValueError: a shift or scale that is not finite, a scale that is not positive, or a number of values that is neither 1 nor D nor that of the grid.
         TokenizerError: latents of another number of positions than the grid's.
     """
 
@@ -59,8 +59,11 @@ class LatentNormaliser(Recorded, nn.Module):
                 )
             single = values.numel() in (1, self.dim)
             made.append(values.expand(shape) if single else values.reshape(shape))
-        if not bool((made[1] > 0).all()):
-            raise ValueError("every scale must be above 0")
+        shift_made, scale_made = made
+        if not bool(shift_made.isfinite().all() and scale_made.isfinite().all()):
+            raise ValueError("shift and scale hold NaN or Inf in float32: measure latents that are finite")
+        if not bool((scale_made > 0).all()):
+            raise ValueError("every scale must be above 0 in float32")
         self.grid = tuple(grid)
         self.shift, self.scale = (values.clone().to(self.shift.device) for values in made)
 
@@ -68,6 +71,19 @@ class LatentNormaliser(Recorded, nn.Module):
         """Raw latents to normalised ones."""
         shift, scale = self._fitted(raw)
         return (raw - shift) * scale
+
+    def check_grid(self, grid: Sequence[int]) -> None:
+        """Refuses latents of another grid than that of values per element.
+
+        Raises:
+            TokenizerError: naming both.
+        """
+        if self.grid and tuple(grid) != self.grid:
+            raise TokenizerError(
+                f"latents are normalised per element of a grid of {' x '.join(map(str, self.grid))}, and these lie on "
+                f"{' x '.join(map(str, grid))}: give images of the size that it was measured on, or normalise "
+                "per channel"
+            )
 
     def inverse(self, latents: Tensor) -> Tensor:
         """Normalised latents to raw ones."""
@@ -83,10 +99,6 @@ class LatentNormaliser(Recorded, nn.Module):
         if not self.grid:
             return self.shift, self.scale
         shape = latents.shape[1:]
-        if shape.numel() != self.shift.numel() or (len(shape) > 2 and tuple(shape[:-1]) != self.grid):
-            raise TokenizerError(
-                f"latents are normalised per element of a grid of {' x '.join(map(str, self.grid))}, and these lie on "
-                f"{' x '.join(map(str, shape[:-1]))}: give images of the size that it was measured on, or normalise "
-                "per channel"
-            )
+        if shape.numel() != self.shift.numel() or len(shape) > 2:
+            self.check_grid(shape[:-1])
         return self.shift.view(shape), self.scale.view(shape)

@@ -203,6 +203,7 @@ class StreamParts(Recorded, nn.Module):
         if self.normaliser is not None:
             if tokens.latents is None:
                 raise TokenizerError(f"{name} is continuous: decode takes latents, not indices")
+            self.normaliser.check_grid(tokens.grid)
             raw = self.normaliser.inverse(checked_latents(tokens.latents.to(device), self.quantizer.dim))
             return views.fill(raw, tokens.grid)
         if tokens.indices is None:

@@ -272,6 +272,8 @@ class Tokenizer(StreamParts):
                 check_groups(quantizer, values)
                 return views.up_to_scale(quantizer, values, None if given is None else given.grid)
         if parts.normaliser is not None:
+            if given is not None:
+                parts.normaliser.check_grid(given.grid)
             vectors: Tensor = parts.normaliser.inverse(checked_latents(values, quantizer.dim))
             return vectors.unsqueeze(-2) if depthwise else vectors
         with torch.no_grad(), explained("tokens cannot be embedded"):
