@@ -7,9 +7,11 @@ import itertools
 import pytest
 import torch
 
+from tests.tokenizer.kinds import make
 from tests.training.parts import make_data, make_module, make_tokenizer, make_trainer
 from vistok import load
 from vistok.errors import RecipeError
+from vistok.losses import LossTerms
 from vistok.quantizers import Gaussian
 from vistok.training import SaveTokenizer
 from vistok.training.saving import _latents_are_kept
@@ -68,3 +70,22 @@ def test_normalised_latents_that_nothing_has_moved_stay_as_they_are():
     assert _latents_are_kept(tokenizer)
     tokenizer.encoder.requires_grad_(True)
     assert not _latents_are_kept(tokenizer)
+
+
+def test_the_latents_of_a_second_stream_are_normalised_too(tmp_path):
+    tokenizer = make("mixed")
+    losses = LossTerms({"l1": 1.0, **dict.fromkeys(tokenizer.loss_names, 0.0)})
+    export = SaveTokenizer(str(tmp_path / "tokenizer"), latent_batches=8)
+    data = make_data()
+    make_trainer(tmp_path, 2, callbacks=[export]).fit(make_module(tokenizer=tokenizer, losses=losses), data)
+    images = torch.cat([batch["image"] for batch in itertools.islice(data.training_batches(0), 8)])
+    saved = load(tmp_path / "tokenizer")
+    latents = saved.encode(images)["detail"].latents.flatten(0, 1)
+    torch.testing.assert_close(latents.mean(0), torch.zeros(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(latents.std(0), torch.ones(4), atol=2e-2, rtol=0)
+    assert saved.spec.provenance["latent_statistics"] == {"images": 32}
+    detail = tokenizer.branches[0]
+    assert not _latents_are_kept(tokenizer)
+    for part in (detail.encoder, detail.project_in, detail.quantizer):
+        part.requires_grad_(False)
+    assert _latents_are_kept(tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -78,6 +79,32 @@ class LatentStatistics:
         normaliser.set(*self.shift_and_scale(), self.grid)
 
 
+def measure(
+    tokenizer: Tokenizer, batches: Iterable[Tensor], per: Per = "channel"
+) -> tuple[LatentStatistics, LatentNormaliser]:
+    """Gathers the raw latents of the continuous stream, in their mode; in this process alone.
+
+    Args:
+        tokenizer: A continuous one, or one with a continuous stream. Its normaliser is the identity afterwards.
+        batches: Images (B, 3, H, W) in [-1, 1].
+        per: See ``LatentStatistics``.
+
+    Returns:
+        What was gathered, and the normaliser to give it to.
+
+    Raises:
+        DataError: several sizes where every element has statistics of its own.
+    """
+    assert tokenizer.continuous is not None
+    stream, parts = tokenizer.continuous
+    assert parts.normaliser is not None
+    parts.normaliser.set(0.0, 1.0)  # so that encode gives raw latents
+    statistics = LatentStatistics(per)
+    for images in batches:
+        statistics.update(tokenizer.encode(images.to(tokenizer.device))[stream])
+    return statistics, parts.normaliser
+
+
 def normalise(
     tokenizer: Tokenizer,
     dataset: Images,
@@ -103,19 +130,19 @@ def normalise(
         TokenizerError: a discrete tokenizer.
         DataError: no images, or several sizes where every element has statistics of its own.
     """
-    stream, parts = tokenizer.continuous or ("", None)
-    if parts is None or parts.normaliser is None:
+    if tokenizer.continuous is None:
         raise TokenizerError(f"{tokenizer.name} is discrete: it has no latents to normalise")
     if hasattr(dataset, "fitted_to"):
         dataset = dataset.fitted_to(tokenizer.spec)
-    statistics = LatentStatistics(per)
-    parts.normaliser.set(0.0, 1.0)  # so that encode gives raw latents
     with counting(len(dataset), progress, "normalise") as count:
-        for images, _, keys in same_size_batches(dataset, batch_size, size):
-            encoded = tokenizer.encode(images.to(tokenizer.device))
-            statistics.update(encoded[stream], encoded.lengths)
-            count(len(keys))
-    statistics.give_to(parts.normaliser)
+
+        def batches() -> Iterator[Tensor]:
+            for images, _, keys in same_size_batches(dataset, batch_size, size):
+                yield images
+                count(len(keys))
+
+        statistics, normaliser = measure(tokenizer, batches(), per)
+    statistics.give_to(normaliser)
     told = {"images": statistics.num_images, "per": per, **({"size": size} if size else {})}
     tokenizer.provenance = {**tokenizer.provenance, "latent_statistics": told}
     return statistics

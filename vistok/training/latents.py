@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from vistok.evaluation import LatentStatistics
+from vistok.evaluation.latents import measure
 from vistok.tokenizer import Tokenizer
 
 
@@ -24,7 +24,7 @@ def normalise_latents(
     that is constant is shifted, not scaled.
 
     Args:
-        tokenizer: A continuous one; measured as in evaluation mode.
+        tokenizer: A continuous one, or one with a continuous stream; measured as in evaluation mode.
         batches: Dictionaries with ``image`` (B, 3, H, W) in [-1, 1].
         num_batches: How many of them to look at.
         trainer: Sums over its processes.
@@ -32,13 +32,8 @@ def normalise_latents(
     Returns:
         How many images were measured, over all processes.
     """
-    normaliser = tokenizer.normaliser
-    assert normaliser is not None
-    normaliser.set(0.0, 1.0)  # so that encode gives raw latents
-    statistics = LatentStatistics("channel")
-    for batch in itertools.islice(batches, num_batches):
-        encoded = tokenizer.encode(batch["image"].to(tokenizer.device))
-        statistics.update(encoded.main, encoded.lengths)
+    images = (batch["image"] for batch in itertools.islice(batches, num_batches))
+    statistics, normaliser = measure(tokenizer, images)
     assert statistics.sums is not None
     statistics.sums = _over_processes(statistics.sums, trainer)
     statistics.give_to(normaliser)

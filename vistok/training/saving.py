@@ -119,7 +119,7 @@ class SaveTokenizer(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Normalises latents, on all processes together, and writes."""
         tokenizer = pl_module.exported
-        measured = self._acts(trainer, pl_module) and self.latent_batches and tokenizer.normaliser is not None
+        measured = self._acts(trainer, pl_module) and self.latent_batches and tokenizer.continuous is not None
         if measured and not _latents_are_kept(pl_module.tokenizer):
             batches = first_batches(trainer)
             num_images = normalise_latents(tokenizer, batches, self.latent_batches, trainer)
@@ -208,8 +208,11 @@ def is_dry_run(trainer: pl.Trainer) -> bool:
 
 def _latents_are_kept(tokenizer: Tokenizer) -> bool:
     """Whether latents have been normalised already and nothing that makes them was trained: shards of them stay right."""
-    normaliser = tokenizer.normaliser
-    parts = (tokenizer.encoder, tokenizer.project_in, tokenizer.quantizer)
+    if tokenizer.continuous is None:
+        return False
+    _, stream = tokenizer.continuous
+    normaliser = stream.normaliser
+    parts = (stream.encoder, stream.project_in, stream.quantizer)
     trained = any(parameter.requires_grad for part in parts for parameter in part.parameters())
     is_set = normaliser is not None and not (
         bool((normaliser.shift == 0).all()) and bool((normaliser.scale == 1).all())
