@@ -15,7 +15,7 @@ from vistok.backbones import ConvDecoder, FeatureDecoder
 from vistok.errors import RecipeError, TokenizerError
 from vistok.quantizers import FSQ, VQ, Gaussian
 from vistok.training import Checkpoint, CodebookWatchdog, SaveTokenizer, Stage, build
-from vistok.training.stage import take_over
+from vistok.training.stage import _named_here, take_over
 
 
 @pytest.fixture
@@ -218,3 +218,38 @@ def test_a_part_may_have_another_name_there(tmp_path):
     assert not any(weight.any() for weight in second.decoder.decoder.parameters())
     with pytest.raises(RecipeError, match="renamed names 'head'"):
         take_over(second, first, [], "first", {"head": "decoder.head"})
+
+
+def test_the_longest_name_that_is_renamed_counts():
+    pairs = [("encoder", "decoder"), ("encoder.head", "feature_head")]
+    for renamed in (dict(pairs), dict(reversed(pairs))):
+        assert _named_here("encoder.head.weight", renamed) == "feature_head.weight"
+        assert _named_here("encoder.body.weight", renamed) == "decoder.body.weight"
+
+
+def test_two_parts_are_not_taken_over_under_one_name():
+    with pytest.raises(
+        RecipeError, match=r"gives 'project_in.* and 'project_out.* the one name 'project_out"
+    ):
+        take_over(make("dual"), make("dual"), [], "first", {"project_in": "project_out"})
+
+
+@pytest.mark.parametrize("frozen", [[], ["encoder", "project_in", "quantizer"]])
+def test_latents_normalised_per_element_are_taken_over_and_resumed(tmp_path, frozen):
+    first = make_tokenizer(Gaussian(4))
+    scale = torch.rand(64, 4) + 0.5
+    first.normaliser.set(torch.randn(64, 4), scale, (8, 8))
+    first.save(tmp_path / "first")
+
+    def run(steps, ckpt_path=None):
+        stage, export = Stage(str(tmp_path / "first"), frozen=frozen), SaveTokenizer(str(tmp_path / "second"))
+        module = make_module(tokenizer=make_tokenizer(Gaussian(4)), ema_decay=0.5)
+        trainer = make_trainer(tmp_path, steps, callbacks=[stage, export, Checkpoint()])
+        trainer.fit(module, make_data(), ckpt_path=ckpt_path, weights_only=True)
+        return load(tmp_path / "second")
+
+    for saved in (run(2), run(4, tmp_path / "checkpoints" / "last.ckpt")):
+        if frozen:
+            assert saved.normaliser.grid == (8, 8) and torch.equal(saved.normaliser.scale, scale)
+        else:  # measured anew, per channel
+            assert saved.normaliser.grid == () and saved.normaliser.scale.shape == (4,)

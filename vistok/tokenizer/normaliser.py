@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -102,3 +102,15 @@ class LatentNormaliser(Recorded, nn.Module):
         if shape.numel() != self.shift.numel() or len(shape) > 2:
             self.check_grid(shape[:-1])
         return self.shift.view(shape), self.scale.view(shape)
+
+
+def latent_grids(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The grid of each normaliser inside a module, by its name there; empty where values hold for any grid."""
+    return {name: part.grid for name, part in module.named_modules() if isinstance(part, LatentNormaliser)}
+
+
+def take_grids(module: nn.Module, grids: Mapping[str, Sequence[int]]) -> None:
+    """Makes room in a module's normalisers for the values of other grids, which are then to be loaded."""
+    for name, part in module.named_modules():
+        if isinstance(part, LatentNormaliser) and name in grids and part.grid != tuple(grids[name]):
+            part.set(0.0, 1.0, grids[name])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vistok.errors import RecipeError
+from vistok.tokenizer.normaliser import latent_grids, take_grids
 
 
 class EMA(nn.Module):
@@ -40,6 +41,7 @@ class EMA(nn.Module):
     @torch.no_grad()
     def reset(self, source: nn.Module) -> None:
         """Begins anew at the weights of ``source`` (after k-means has set a codebook)."""
+        take_grids(self.average, latent_grids(source))
         self.average.load_state_dict(source.state_dict())
 
     @torch.no_grad()
@@ -57,5 +59,6 @@ class EMA(nn.Module):
                 average.copy_(weight)
         if averages:
             torch._foreach_lerp_(averages, weights, 1 - decay)
+        take_grids(self.average, latent_grids(source))
         for copied, buffer in zip(self.average.buffers(), source.buffers(), strict=True):
             copied.copy_(buffer)

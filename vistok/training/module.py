@@ -15,6 +15,7 @@ from vistok.errors import RecipeError, VistokError
 from vistok.evaluation import psnr
 from vistok.losses import Adversarial, LossTerms, encoder_layer
 from vistok.tokenizer import Tokenizer
+from vistok.tokenizer.normaliser import latent_grids, take_grids
 from vistok.training.draws import WholeBatchDraws, seed_draws
 from vistok.training.ema import EMA
 from vistok.training.guard import batch_keys, describe_keys, refuse_non_finite
@@ -22,7 +23,7 @@ from vistok.training.means import RunningMeans
 from vistok.training.optimizer import OptimizerSettings
 
 Batch = dict[str, Any]
-STEP_KEY = "vistok_step"  # of a checkpoint
+STEP_KEY, GRIDS_KEY = "vistok_step", "vistok_latent_grids"  # of a checkpoint
 
 
 class TokenizerModule(pl.LightningModule):
@@ -243,12 +244,14 @@ class TokenizerModule(pl.LightningModule):
         self.on_validation_epoch_end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the step counter."""
+        """Adds the step counter, and the grids of latents that are normalised per element."""
         checkpoint[STEP_KEY] = self.step
+        checkpoint[GRIDS_KEY] = latent_grids(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the step counter."""
+        """Restores the step counter, and makes room for latents that are normalised per element."""
         self.step = int(checkpoint[STEP_KEY])
+        take_grids(self, checkpoint.get(GRIDS_KEY, {}))
 
     def _draws(self, num_images: int) -> contextlib.AbstractContextManager[Any]:
         if self.trainer.world_size == 1:

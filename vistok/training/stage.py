@@ -9,12 +9,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
-from torch import nn
+from torch import Tensor, nn
 
 from vistok.errors import RecipeError
 from vistok.quantizers import Quantizer
 from vistok.recorded import Recorded
 from vistok.tokenizer import Tokenizer, load
+from vistok.tokenizer.normaliser import latent_grids, take_grids
 from vistok.tokenizer.weights_hash import exported_state
 
 
@@ -31,7 +32,8 @@ class Stage(pl.Callback):
         start: Folder or Hugging Face Hub id of a tokenizer, ``runs/first/tokenizer``; None begins as the recipe builds it.
         new: Parts that are not taken over, because they are to begin anew, or are only there or only here.
         frozen: Parts that are not trained. Parts are named as in the tokenizer, with dots: ``decoder``, ``encoder.levels.0``.
-        renamed: Parts that have another name in ``start``: name there -> name here.
+        renamed: Parts that have another name in ``start``: name there -> name here; the longest name that fits a weight
+            counts. A part whose name another one takes needs a new name itself.
     """
 
     def __init__(
@@ -153,12 +155,11 @@ def take_over(
     for name in new:
         if name not in parts or not name:
             raise _unknown("new", name, parts)
+    grids = {_named_here(f"{name}.", renamed)[:-1]: grid for name, grid in latent_grids(start).items()}
+    take_grids(tokenizer, {name: grid for name, grid in grids.items() if not _within(name, new)})
     wanted, given = (
         {key: value for key, value in state.items() if not _within(key, new)}
-        for state in (
-            exported_state(tokenizer),
-            {_named_here(key, renamed): value for key, value in exported_state(start).items()},
-        )
+        for state in (exported_state(tokenizer), _renamed_state(start, renamed))
     )
     for keys, told, cause in (
         (wanted.keys() - given.keys(), "has no weights", "the recipe has them"),
@@ -217,8 +218,27 @@ def _differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
 
 
 def _named_here(key: str, renamed: Mapping[str, str]) -> str:
-    there = next((name for name in renamed if key.startswith(f"{name}.")), None)
+    there = max((name for name in renamed if key.startswith(f"{name}.")), key=len, default=None)
     return key if there is None else renamed[there] + key[len(there) :]
+
+
+def _renamed_state(start: Tokenizer, renamed: Mapping[str, str]) -> dict[str, Tensor]:
+    """The exported state under the names of the parts here.
+
+    Raises:
+        RecipeError: two weights of one name.
+    """
+    origin: dict[str, str] = {}
+    state: dict[str, Tensor] = {}
+    for key, value in exported_state(start).items():
+        here = _named_here(key, renamed)
+        if here in state:
+            raise RecipeError(
+                f"stage.renamed gives {origin[here]!r} and {key!r} the one name {here!r}: give the part of the "
+                "second a name of its own too"
+            )
+        state[here], origin[here] = value, key
+    return state
 
 
 def _within(key: str, names: Iterable[str]) -> bool:
