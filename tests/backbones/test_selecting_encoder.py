@@ -1,7 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
+from tests.ranks import group
 from vistok.backbones import ConvEncoder, SelectingEncoder
+from vistok.training.draws import WholeBatchDraws
 
 
 def make(**options):
@@ -66,3 +72,28 @@ def test_the_loss_moves_the_share_towards_what_is_wanted():
         optimizer.step()
     shares = [encoder.latents(images(8)).lengths.float().mean() / 16 for _ in range(10)]
     assert float(torch.stack(shares).mean()) == pytest.approx(0.25, abs=0.07)
+
+
+def _keep_loss(rank: int, world_size: int, folder: str) -> None:
+    with group(rank, world_size, folder):
+        encoder = make().train()
+        share = images(8).chunk(world_size)[rank]
+        torch.manual_seed(3)
+        with WholeBatchDraws(len(share), rank, world_size):
+            loss = encoder.latents(share).losses["keep"]
+        loss.backward()
+        gradients = {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}
+        if world_size > 1:
+            for gradient in gradients.values():
+                dist.all_reduce(gradient)  # as data-parallel training averages gradients
+                gradient /= world_size
+        torch.save((loss.detach(), gradients), Path(folder) / f"{world_size}-{rank}.pt")
+
+
+def test_one_process_and_two_have_the_same_loss_and_gradient(tmp_path):
+    _keep_loss(0, 1, str(tmp_path))
+    spawn(_keep_loss, (2, str(tmp_path)), nprocs=2)
+    one = torch.load(tmp_path / "1-0.pt")
+    assert float(one[0]) > 0 and one[1]["decide.2.weight"].abs().sum() > 0
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"2-{rank}.pt"), one, atol=1e-6, rtol=1e-4)

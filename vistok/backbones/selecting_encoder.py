@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vistok.backbones.base import Encoder, EncoderOutput
 from vistok.backbones.sequence import SequenceTransformer, valid
+from vistok.global_mean import mean_over_processes
 
 
 class SelectingEncoder(Encoder):
@@ -16,7 +17,8 @@ class SelectingEncoder(Encoder):
     least one feature stays. Kept features then attend to those that were dropped and to the kept ones before them, in
     raster order, so that no latent depends on a later one.
 
-    The loss ``keep`` is the squared difference between the share of features that a batch keeps and ``keep``.
+    The loss ``keep`` is the squared difference between the share of features that a batch keeps and ``keep``; in training
+    mode that of the whole batch over all processes, by ``mean_over_processes``, whose number does not change it.
 
     Source: Jin et al., LaVIT (2023), arXiv:2309.04669, section 3.1; the predictor and the loss are those of Rao et al.,
     DynamicViT (2021), arXiv:2106.02034. Deviations: dropped features are read by masked self-attention, not by
@@ -89,7 +91,10 @@ class SelectingEncoder(Encoder):
         longest = int(lengths.max())
         places = torch.argsort(~kept, dim=1, stable=True)[:, :longest, None]
         latent = merged.gather(1, places.expand(-1, -1, self.dim)) * valid(lengths, longest)[..., None]
-        loss = (decision.mean() - self.keep) ** 2
+        share = decision.mean()
+        if self.training:
+            share = mean_over_processes(share, decision.numel())
+        loss = (share - self.keep) ** 2
         return EncoderOutput(latent, lengths, {"keep": loss})
 
     def _logits(self, features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vistok.quantizers.statistics import is_distributed
+from vistok.global_mean import is_distributed
 
 
 def gather_rows(rows: Tensor) -> Tensor:

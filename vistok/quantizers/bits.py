@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vistok.global_mean import mean_over_processes
 from vistok.quantizers.base import Quantizer, QuantizerOutput, as_latent, check_indices
 from vistok.quantizers.combining import with_groups, without_groups
 from vistok.quantizers.estimators import straight_through
-from vistok.quantizers.global_mean import mean_over_processes
 from vistok.quantizers.index_codec import MAX_BITS, parts_to_labels
 from vistok.spec import StreamSpec
 from vistok_kernels.bits import bit_entropy, bit_indices, bit_probabilities, distribution_entropy

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vistok.global_mean import mean_over_processes
 from vistok.quantizers.base import Quantizer, QuantizerOutput
-from vistok.quantizers.global_mean import mean_over_processes
 from vistok.quantizers.vq import VQ
 from vistok.spec import StreamSpec
 from vistok_kernels import codebook_probabilities, distribution_entropy

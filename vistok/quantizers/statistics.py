@@ -6,10 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-def is_distributed() -> bool:
-    """Whether more than one process works on this at this moment."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+from vistok.global_mean import is_distributed
 
 
 def sum_over_processes(value: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The one place where a loss looks at other processes: a mean over all of them, with the gradient of the global batch.
 
-Collectives never hide inside a quantizer's forward, with this one named exception. The entropy of a batch is not the
-mean of its shares' entropies, so a loss on it needs the mean distribution over all processes before the logarithm.
-Quantizers call ``mean_over_processes`` for that, in training mode only and only where an entropy was asked for; every
+Collectives never hide inside a forward pass, with this one named exception. A loss that is not linear in a mean, as the
+entropy of a batch's distribution or the distance of a share from what is wanted, needs the mean over all processes first.
+Quantizers with an entropy and ``SelectingEncoder`` call ``mean_over_processes`` for that, in training mode only; every
 process of the group must then take part in the same forward passes, as they do in data-parallel training.
 """
 
@@ -14,7 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vistok.quantizers.statistics import is_distributed
+
+def is_distributed() -> bool:
+    """Whether more than one process works on this at this moment."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def mean_over_processes(value: Tensor, count: int) -> Tensor:

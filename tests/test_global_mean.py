@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from tests.ranks import group
-from vistok.quantizers.global_mean import mean_over_processes
+from vistok.global_mean import mean_over_processes
 
 SHARES = {1: [12], 2: [5, 7], 4: [1, 2, 4, 5]}
 
