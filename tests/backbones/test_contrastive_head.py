@@ -14,7 +14,7 @@ POOLS: list[Literal["mean", "attention"]] = ["mean", "attention"]
 
 
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("shape", [(3, 5), (7,)])
+@pytest.mark.parametrize("shape", [(3, 5), (7,), ()])
 def test_an_image_becomes_one_vector_whatever_its_grid(
     pool: Literal["mean", "attention"], shape: tuple[int, ...]
 ) -> None:

@@ -29,6 +29,12 @@ def test_sigmoid_has_its_closed_form():
     assert loss.item() == pytest.approx(sum(terms) / 2, rel=1e-6)
 
 
+@pytest.mark.parametrize("form", ["sigmoid", "softmax"])
+def test_one_vector_an_image_is_taken_as_it_is(form):
+    loss = Contrastive(Letters(2), form)
+    assert torch.equal(loss(FEATURES.flatten(0, 2), TEXTS), loss(FEATURES, TEXTS))
+
+
 def test_softmax_has_its_closed_form():
     loss = Contrastive(Letters(2), "softmax", scale=2.0)(FEATURES, TEXTS)
     to_texts = (math.log(1 + math.exp(-2.0)) + math.log(1 + math.exp(2.0))) / 2

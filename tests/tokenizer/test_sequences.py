@@ -66,3 +66,18 @@ def test_one_tokenizer_without_a_pixel_decoder_takes_images_of_any_size():
     ).eval()
     assert tokenizer.encode(images(side=64)).indices.shape == (3, 6, 1)
     assert tokenizer.spec.multiple_of == 8
+
+
+def test_a_sequence_without_a_pixel_decoder_takes_images_of_its_policy_alone():
+    def made(image):
+        encoder = QueryEncoder(conv(8), 6, width=16, depth=1, num_heads=2)
+        return Tokenizer(encoder, VQ(16, 4), project_in=Linear(16, 4), image=image, name="seq")
+
+    tokenizer = made(ImagePolicy(size=(32, 32)))
+    assert tokenizer.encode(images()).indices.shape == (3, 6, 1)
+    for call in (tokenizer.encode, tokenizer):
+        with pytest.raises(
+            ImageError, match="the input of seq is 64 x 64: it makes sequences of images of 32 x 32 alone"
+        ):
+            call(images(side=64))
+    assert made(None).encode(images(side=64)).indices.shape == (3, 6, 1)

@@ -27,7 +27,7 @@ class ContrastiveHead(FeatureHead):
         num_heads: Of that attention.
 
     Shapes:
-        quantized (B, h, w, dim) or (B, N, dim) -> (B, 1, 1, dim_out).
+        quantized (B, h, w, dim), (B, N, dim) or (B, dim) -> (B, 1, 1, dim_out).
 
     Raises:
         ValueError: another pool, or channels that the heads do not divide.
@@ -53,7 +53,7 @@ class ContrastiveHead(FeatureHead):
 
     def forward(self, quantized: Tensor) -> Tensor:
         """Pools and projects."""
-        tokens = quantized.flatten(1, -2)
+        tokens = quantized.reshape(len(quantized), -1, quantized.shape[-1])
         if self.attention is None:
             pooled = tokens.mean(dim=1, keepdim=True)
         else:

@@ -38,7 +38,7 @@ class Contrastive(Term):
         bias: Added to the scaled cosines at the start, of the sigmoid form alone.
 
     Shapes:
-        features (b, ..., D), texts (b, D) -> scalar.
+        features (b, ..., D) or (b, D), texts (b, D) -> scalar.
 
     Raises:
         RecipeError: an unknown form, a scale that is not positive, or a tower of another D.
@@ -82,7 +82,9 @@ class Contrastive(Term):
                 f"set the head's dim_out to {texts.shape[-1]}"
             )
         with torch.autocast(features.device.type, enabled=False):
-            image = functional.normalize(features.float().flatten(1, -2).mean(1), dim=-1)
+            image = functional.normalize(
+                features.float().reshape(len(features), -1, features.shape[-1]).mean(1), dim=-1
+            )
             text = functional.normalize(texts.float(), dim=-1)
             gather = gather_rows if self.training else _own
             first = first_row(image) if self.training else 0

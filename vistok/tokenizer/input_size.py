@@ -48,14 +48,18 @@ def check_images(tokenizer: Tokenizer, x: Tensor) -> None:
 
 
 def check_size(tokenizer: Tokenizer, x: Tensor) -> None:
-    """Refuses images (B, 3, H, W) that would not come back in their size.
+    """Refuses images (B, 3, H, W) of another size, where a tokenizer is for one alone.
 
     Raises:
-        ImageError: the decoder gives another size alone.
+        ImageError: the decoder gives another size alone; or a sequence, whose length does not tell the size, of images
+            that do not have the size of the image policy.
     """
     size = None if tokenizer.decoder is None else tokenizer.decoder.image_size
-    if size is not None and (x.shape[-2], x.shape[-1]) != size:
+    takes = "decodes to"
+    if size is None and tokenizer.encoder.topology != "2d":
+        size, takes = tokenizer.image_policy.size, "makes sequences of images of"
+    if size is not None and (x.shape[-2], x.shape[-1]) != tuple(size):
         raise ImageError(
-            f"the input of {tokenizer.name} is {x.shape[-2]} x {x.shape[-1]}: it decodes to {size[0]} x {size[1]} alone; "
+            f"the input of {tokenizer.name} is {x.shape[-2]} x {x.shape[-1]}: it {takes} {size[0]} x {size[1]} alone; "
             "resize it, or let preprocess do so"
         )
