@@ -5,7 +5,7 @@ from vistok.tokenizer.code_noise import CodeNoise
 from vistok.tokenizer.encoded import Encoded, StreamTokens
 from vistok.tokenizer.merge import Merge
 from vistok.tokenizer.normaliser import LatentNormaliser
-from vistok.tokenizer.parts import Reconstruction
+from vistok.tokenizer.reconstruction import Reconstruction
 from vistok.tokenizer.saving import load, save
 from vistok.tokenizer.tokenizer import Tokenizer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,27 +38,6 @@ class StreamOutput:
     indices: Tensor | None
     losses: dict[str, Tensor]
     lengths: Tensor | None
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """What a training step needs: the differentiable way through the whole tokenizer.
-
-    Args:
-        image: (B, 3, H, W), not clamped; None without a pixel decoder, and in training where the decoder has a loss of
-            its own.
-        features: (B, h', w', Ds) in the teacher's space; None without a feature head.
-        losses: Unweighted scalars by name: of encoders and quantizers, ``<stream>/<name>`` where there are several streams,
-            and of a decoder that has its own.
-        indices: (B, N, S) int64 of the first stream, (1, T, S) where lengths vary; None if continuous.
-        streams: The same of every discrete stream, by name.
-    """
-
-    image: Tensor | None
-    features: Tensor | None
-    losses: dict[str, Tensor]
-    indices: Tensor | None
-    streams: dict[str, Tensor] = field(default_factory=dict)
 
 
 class StreamParts(Recorded, nn.Module):

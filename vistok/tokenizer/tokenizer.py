@@ -23,9 +23,9 @@ from vistok.tokenizer.checks import check_parts, given_tokens
 from vistok.tokenizer.description import describe
 from vistok.tokenizer.encoded import Encoded, StreamTokens
 from vistok.tokenizer.input_size import check_images, check_size, policy_of
-from vistok.tokenizer.merge import merge_streams
-from vistok.tokenizer.parts import Reconstruction, StreamParts
+from vistok.tokenizer.parts import StreamParts
 from vistok.tokenizer.preprocess import Images, preprocess
+from vistok.tokenizer.reconstruction import Reconstruction, decoder_inputs, reconstruct
 from vistok.tokenizer.token_checks import check_groups, checked_latents, explained
 from vistok.tokenizer.weights_hash import WeightsHash
 
@@ -92,11 +92,15 @@ class Tokenizer(StreamParts):
     def loss_names(self) -> tuple[str, ...]:
         """Names of the losses that a forward pass gives, as ``Reconstruction`` has them."""
         own = (
-            self._loss_name(stream, loss)
+            self.loss_name(stream, loss)
             for stream, parts in self.streams.items()
             for loss in (*parts.encoder.loss_names, *parts.quantizer.loss_names)
         )
         return (*own, *(() if self.decoder is None else self.decoder.loss_names))
+
+    def loss_name(self, stream: str, loss: str) -> str:
+        """What the loss of a stream is called: ``<stream>/<loss>`` where there are several."""
+        return f"{stream}/{loss}" if len(self.branches) else loss
 
     @property
     def multiple_of(self) -> int:
@@ -235,7 +239,7 @@ class Tokenizer(StreamParts):
                 }
             vectors = {name: self.streams[name].projected(value) for name, value in quantized.items()}
             image: Tensor = self.decoder(
-                *self._taken(quantized, vectors), *(() if lengths is None else (lengths,))
+                *decoder_inputs(self, quantized, vectors), *(() if lengths is None else (lengths,))
             )
         return image.float().clamp(-1, 1)
 
@@ -328,33 +332,7 @@ class Tokenizer(StreamParts):
             x (B, 3, H, W) in [-1, 1] -> see ``Reconstruction``.
         """
         check_size(self, x)
-        streams = self.streams
-        outputs = {name: parts.quantize(x) for name, parts in streams.items()}
-        first = next(iter(outputs.values()))
-        losses = {
-            self._loss_name(name, loss): value
-            for name, output in outputs.items()
-            for loss, value in output.losses.items()
-        }
-        image = None
-        if self.decoder is not None:
-            taken = self._taken(
-                {name: output.quantized for name, output in outputs.items()},
-                {name: output.vectors for name, output in outputs.items()},
-            )
-            varying = () if first.lengths is None else (first.lengths,)
-            losses |= self.decoder.loss(taken[0], x, *varying) if self.decoder.loss_names else {}
-            if not (self.training and self.decoder.loss_names):
-                image = self.decoder(*taken, *varying)
-        return Reconstruction(
-            image=image,
-            features=next(
-                (p.features(outputs[name]) for name, p in streams.items() if p.feature_head is not None), None
-            ),
-            losses=losses,
-            indices=first.indices,
-            streams={name: output.indices for name, output in outputs.items() if output.indices is not None},
-        )
+        return reconstruct(self, x)
 
     def prepare(self, x: Tensor) -> None:
         """Lets quantizers see latents before the first training step (k-means), unless they are frozen. Collective."""
@@ -375,24 +353,10 @@ class Tokenizer(StreamParts):
 
     # ---------------------------------------------------------------- inside
 
-    def _taken(self, quantized: dict[str, Tensor], vectors: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """What the decoder takes: the projected vectors of all streams, merged, and where it is modulated those before."""
-        assert self.decoder is not None
-        merged = merge_streams(self.streams, vectors)
-        if len(vectors) > 1 and not torch.is_autocast_enabled(merged.device.type):
-            # merging promotes to the widest type
-            merged = merged.to(next(self.decoder.parameters(), merged).dtype)
-        if not self.decoder.modulated:
-            return (merged,)
-        return merged, merge_streams(self.streams, quantized).to(merged.dtype)
-
     def _stream(self, name: str) -> StreamParts:
         if name not in self.streams:
             raise TokenizerError(f"{self.name} has no stream {name!r}, it has {', '.join(self.streams)}")
         return self.streams[name]
-
-    def _loss_name(self, stream: str, loss: str) -> str:
-        return f"{stream}/{loss}" if len(self.branches) else loss
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
