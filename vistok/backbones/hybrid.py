@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +50,7 @@ class HybridEncoder(Encoder):
         mlp_ratio: float = 3.0,
     ) -> None:
         super().__init__()
-        _check_stem(stem, stem_depths)
-        self.dim, self.factor = width, 2 ** (len(stem) + 2)
+        self.dim, self.factor = width, _factor_of(stem, stem_depths)
         first = stem[0]
         self.conv_in = nn.Sequential(
             nn.Conv2d(3, first, 3, stride=2, padding=1),
@@ -59,15 +58,9 @@ class HybridEncoder(Encoder):
             nn.GELU(),
             nn.Conv2d(first, first, 3, padding=1),
         )
-        self.stages = nn.ModuleList()
-        channels = first
-        for channels_out, num_blocks in zip(stem, stem_depths, strict=True):
-            blocks: list[nn.Module] = [ConvBlock(channels, channels_out, _halve())]
-            blocks += [ConvBlock(channels_out, channels_out) for _ in range(num_blocks - 1)]
-            self.stages.append(nn.Sequential(*blocks))
-            channels = channels_out
+        self.stages = _conv_stages(first, stem, stem_depths, _halve)
         self.to_width = nn.Sequential(
-            ChannelNorm(channels), nn.Conv2d(channels, width, 3, stride=2, padding=1)
+            ChannelNorm(stem[-1]), nn.Conv2d(stem[-1], width, 3, stride=2, padding=1)
         )
         self.transformer = Transformer(width, depth, num_heads, mlp_ratio)
 
@@ -111,23 +104,17 @@ class HybridDecoder(Decoder):
         mlp_ratio: float = 3.0,
     ) -> None:
         super().__init__()
-        _check_stem(stem, stem_depths)
-        self.dim, self.factor = width, 2 ** (len(stem) + 2)
+        self.dim, self.factor = width, _factor_of(stem, stem_depths)
         self.transformer = Transformer(width, depth, num_heads, mlp_ratio)
-        channels = stem[-1]
-        self.from_width = nn.Sequential(_double(), nn.Conv2d(width, channels, 3, padding=1))
-        self.stages = nn.ModuleList()
-        for channels_out, num_blocks in zip(reversed(stem), reversed(stem_depths), strict=True):
-            blocks: list[nn.Module] = [ConvBlock(channels, channels_out, _double())]
-            blocks += [ConvBlock(channels_out, channels_out) for _ in range(num_blocks - 1)]
-            self.stages.append(nn.Sequential(*blocks))
-            channels = channels_out
+        first, last = stem[0], stem[-1]
+        self.from_width = nn.Sequential(_double(), nn.Conv2d(width, last, 3, padding=1))
+        self.stages = _conv_stages(last, stem[::-1], stem_depths[::-1], _double)
         self.to_pixels = nn.Sequential(
             _double(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            ChannelNorm(channels),
+            nn.Conv2d(first, first, 3, padding=1),
+            ChannelNorm(first),
             nn.GELU(),
-            nn.Conv2d(channels, 3, 3, padding=1),
+            nn.Conv2d(first, 3, 3, padding=1),
         )
 
     @property
@@ -193,8 +180,23 @@ def _double() -> nn.Upsample:
     return nn.Upsample(scale_factor=2, mode="nearest")
 
 
-def _check_stem(stem: Sequence[int], stem_depths: Sequence[int]) -> None:
+def _conv_stages(
+    channels: int, stem: Sequence[int], stem_depths: Sequence[int], resize: Callable[[], nn.Module]
+) -> nn.ModuleList:
+    """Stages of blocks in the order of computation; the first block of each changes channels and resolution."""
+    stages = nn.ModuleList()
+    for channels_out, num_blocks in zip(stem, stem_depths, strict=True):
+        blocks: list[nn.Module] = [ConvBlock(channels, channels_out, resize())]
+        blocks += [ConvBlock(channels_out, channels_out) for _ in range(num_blocks - 1)]
+        stages.append(nn.Sequential(*blocks))
+        channels = channels_out
+    return stages
+
+
+def _factor_of(stem: Sequence[int], stem_depths: Sequence[int]) -> int:
+    """Pixels per grid point of such a stem, after checking it."""
     if not stem or len(stem) != len(stem_depths) or min(*stem, *stem_depths) < 1:
         raise ValueError(
             f"stem and stem_depths hold a positive number for every stage, they are {tuple(stem)} and {tuple(stem_depths)}"
         )
+    return 2 ** (len(stem) + 2)
