@@ -199,4 +199,4 @@ def _factor_of(stem: Sequence[int], stem_depths: Sequence[int]) -> int:
         raise ValueError(
             f"stem and stem_depths hold a positive number for every stage, they are {tuple(stem)} and {tuple(stem_depths)}"
         )
-    return 2 ** (len(stem) + 2)
+    return 1 << (len(stem) + 2)
