@@ -72,13 +72,13 @@ def test_codes_that_the_text_vocabulary_knows_keep_their_rows():
         "<img>": 34,
         "</img>": 35,
     }
-    layout = Layout("seed", with_stream(), names)
+    layout = Layout("seed", with_stream(topology="1d", factor=0, max_tokens=32), names)
     text = torch.randn(36, 8)
     assert torch.equal(grown_rows(text, layout, torch.randn(1, 32, 4)), text)
 
 
 def test_groups_that_share_ids_meet_in_one_row():
-    layout = Layout("vila_u", with_stream(codebook_size=16, num_groups=4), 10)
+    layout = Layout("vila_u", with_stream(codebook_size=16, num_groups=4, combinator="residual"), 10)
     rows = grown_rows(torch.randn(10, 8), layout, torch.randn(4, 16, 3))
     assert rows.shape == (28, 8) and rows.isfinite().all()
     with pytest.raises(LayoutError, match="vectors are"):

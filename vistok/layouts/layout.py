@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from vistok.errors import LayoutError
+from vistok.layouts.fit import matched
 from vistok.layouts.frame import LABEL, Frame, build_frame
 from vistok.layouts.grammar import Grammar
 from vistok.layouts.packed import Packed, Stream, StreamValues, Unpacked
 from vistok.layouts.streams import Grid, StreamOrder
 from vistok.layouts.template import Template
 from vistok.layouts.vocabulary import CodeIds, Vocabulary
-from vistok.spec import StreamSpec, TokenizerSpec
+from vistok.spec import TokenizerSpec
 
 
 class Layout:
@@ -46,7 +47,7 @@ class Layout:
         self.spec = spec
         self._orders = {
             name: StreamOrder(self.template.streams[name], stream, self.template.system)
-            for name, stream in _matched(self.template, spec).items()
+            for name, stream in matched(self.template, spec).items()
         }
         stacked = [order.num_groups for order in self._orders.values() if order.stacked]
         if stacked and len(self._orders) > 1:
@@ -347,18 +348,6 @@ class Layout:
                 f"ids of {self.template.system} are integers {shape}, these are {ids.dtype} {tuple(ids.shape)}"
             )
         return ids.to("cpu", torch.int64)
-
-
-def _matched(template: Template, spec: TokenizerSpec) -> dict[str, StreamSpec]:
-    if len(template.streams) == 1:
-        return {next(iter(template.streams)): spec.main}
-    streams = {stream.name: stream for stream in spec.streams}
-    missing = next((name for name in template.streams if name not in streams), None)
-    if missing is not None:
-        raise LayoutError(
-            f"{template.system} takes a stream {missing!r}, tokenizer {spec.name!r} has {', '.join(streams)}"
-        )
-    return {name: streams[name] for name in template.streams}
 
 
 def _by_character(vocabulary: Mapping[str, int] | int | None) -> Callable[[str], Sequence[int]] | None:

@@ -43,32 +43,15 @@ class StreamOrder:
 
     Args:
         rule: Of the template.
-        stream: Of the tokenizer.
+        stream: Of the tokenizer, one that the rule fits (``fit.matched``).
         system: Named in messages.
-
-    Raises:
-        LayoutError: a stream that the rule does not fit.
     """
 
     def __init__(self, rule: StreamRule, stream: StreamSpec, system: str) -> None:
         self.rule, self.stream, self.system = rule, stream, system
-        if rule.latents != (stream.codebook_size is None):
-            kinds = ("indices", "latents")
-            raise LayoutError(
-                f"{system} takes {kinds[rule.latents]}, stream {stream.name!r} of this tokenizer has {kinds[not rule.latents]}"
-            )
-        if rule.patch > 1 and stream.topology != "2d":
-            raise LayoutError(
-                f"{system} packs squares of latents, stream {stream.name!r} has no grid of two dimensions"
-            )
         self.reversed = rule.reversed or stream.order == "reversed"
         self.widths = self._split_widths()
         self.num_groups = stream.num_groups * max(1, len(self.widths))
-        if self.num_groups > 1 and not rule.groups and rule.placeholder is None:
-            raise LayoutError(
-                f"{system} takes one index a position, stream {stream.name!r} has {self.num_groups}: "
-                "use a layout with groups, unitok or vila_u say"
-            )
 
     @property
     def stacked(self) -> bool:
@@ -176,18 +159,7 @@ class StreamOrder:
         rule, stream = self.rule, self.stream
         if not rule.split:
             return ()
-        if rule.split == "bits":
-            if not stream.bits:
-                raise LayoutError(
-                    f"{self.system} takes bits, stream {stream.name!r} of {stream.quantizer or '?'} has none"
-                )
-            return (1,) * stream.bits
-        if stream.codebook_size != 1 << sum(rule.split):
-            raise LayoutError(
-                f"{self.system} splits indices into {' + '.join(map(str, rule.split))} bits, "
-                f"stream {stream.name!r} has {stream.codebook_size} codes"
-            )
-        return tuple(rule.split)
+        return (1,) * stream.bits if rule.split == "bits" else tuple(rule.split)
 
     def _check(self, values: Tensor, grid: Grid) -> None:
         number = self.num_tokens(grid)
