@@ -101,8 +101,29 @@ def test_embeddings_are_maps_of_the_vectors(shared):
     assert torch.allclose(depthwise[:, :, -1], embedded, atol=1e-6)
     first = embedder.table()[0][indices[..., 0]]
     assert torch.allclose(depthwise[:, :, 0], first, atol=1e-6)
-    with pytest.raises(LayoutError, match=r"\(B, N, "):
+    with pytest.raises(LayoutError, match=r"is \(B, N, "):
         embedder(indices[..., :1])
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda e: TokenEmbedder(torch.zeros(32, 4), 8), r"are \(S, K, d\), they are \(32, 4\)"),
+        (lambda e: TokenEmbedder(torch.zeros(1, 32, 4), 0), "width 0 must be at least 1"),
+        (lambda e: e(torch.zeros(1, 2, 1)), "takes integer indices"),
+        (lambda e: e(torch.full((1, 2, 1), 32)), r"lie in \[32, 32\], outside \[0, 32\)"),
+        (lambda e: e(torch.full((1, 2, 1), -1)), "outside"),
+        (lambda e: e.project(torch.zeros(1, 2, 5)), r"are \(B, N, 4\), they are \(1, 2, 5\)"),
+        (
+            lambda e: grown_rows(torch.zeros(9), Layout("liquid", discrete(), 9), torch.zeros(1, 32, 4)),
+            "V0, C",
+        ),
+    ],
+)
+def test_what_cannot_be_embedded_is_told_in_one_line(make, told):
+    with pytest.raises(LayoutError, match=told) as raised:
+        make(TokenEmbedder(torch.randn(1, 32, 4), 8))
+    assert "\n" not in str(raised.value)
 
 
 def test_sums_of_scales_are_mapped_for_a_next_scale_model():

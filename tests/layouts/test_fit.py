@@ -70,7 +70,7 @@ FITS = {
     "seed": {"1-d"},
     "lavit": {"ragged"},
     "illume_plus": {"dual"},
-    **dict.fromkeys(("bagel", "transfusion", "harmon", "rae"), {"latents"}),
+    **{name: {"latents"} for name in ("bagel", "transfusion", "harmon", "rae")},
     "metamorph": {"latents", "latents 1-d"},
 }
 

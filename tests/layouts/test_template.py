@@ -3,7 +3,8 @@ import torch
 
 from tests.layouts.systems import CHARACTERS, PIXEL, Values, continuous, discrete, with_stream
 from vistok.errors import LayoutError
-from vistok.layouts import Layout, Template
+from vistok.layouts import Layout, Template, names
+from vistok.layouts.template import FOLDER
 
 OTHER = """
 system: Other
@@ -219,3 +220,11 @@ def test_a_tokenizer_of_reversed_order_is_written_from_its_last_token():
     packed = layout.pack(tokens, grid=(3,))
     assert packed.ids.tolist() == [[32, 2, 1, 0, 33]] and packed.columns.tolist() == [-1, 2, 1, 0, -1]
     assert torch.equal(layout.unpack(packed.ids).values, tokens)
+
+
+def test_layouts_of_latents_say_that_their_placeholder_is_ours():
+    for name in names():
+        text = (FOLDER / f"{name}.yaml").read_text()
+        if "placeholder: -1," in text:
+            comment = " ".join(line.strip("# ") for line in text.splitlines() if line.startswith("#"))
+            assert "ours" in comment.casefold() and "placeholder -1" in comment, name

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vistok.errors import LayoutError
+from vistok.layouts.checks import check_values
 from vistok.layouts.layout import Layout
 from vistok.spec import TokenizerSpec
 
@@ -76,6 +77,8 @@ def grown_rows(rows: Tensor, layout: Layout, vectors: Tensor, seed: int = 0) -> 
     Raises:
         LayoutError: fewer rows than the text vocabulary has, or vectors of other codes.
     """
+    if rows.ndim != 2 or not rows.is_floating_point():
+        raise LayoutError(f"rows are floats (V0, C), these are {rows.dtype} {tuple(rows.shape)}")
     text, width = layout.text_size, rows.shape[1]
     if len(rows) < text:
         raise LayoutError(f"the text vocabulary has {text} ids, the embedding {len(rows)} rows")
@@ -117,6 +120,10 @@ class TokenEmbedder(nn.Module):
 
     def __init__(self, vectors: Tensor, width: int, shared: bool = True, learned: bool = False) -> None:
         super().__init__()
+        if vectors.ndim != 3 or not vectors.numel() or width < 1:
+            raise LayoutError(
+                f"vectors are (S, K, d), they are {tuple(vectors.shape)}, and width {width} must be at least 1"
+            )
         groups, _, dim = vectors.shape
         self.vectors = nn.Parameter(vectors.detach().float().clone(), requires_grad=learned)
         spread = float(self.vectors.detach().var(dim=1, unbiased=False).mean().sqrt().clamp_min(1e-8))
@@ -138,6 +145,9 @@ class TokenEmbedder(nn.Module):
         Shapes:
             (B, N, D) -> (B, N, C); D = d where groups share the map, S d otherwise.
         """
+        dim = self.vectors.shape[-1] * len(self.maps)
+        if features.ndim < 1 or features.shape[-1] != dim:
+            raise LayoutError(f"features are (B, N, {dim}), they are {tuple(features.shape)}")
         if len(self.maps) == 1:
             return features @ self.maps[0]
         pieces = features.reshape(*features.shape[:-1], len(self.maps), -1)
@@ -148,8 +158,17 @@ class TokenEmbedder(nn.Module):
         return self.vectors @ self.maps
 
     def _mapped(self, indices: Tensor) -> Tensor:
-        if indices.ndim != 3 or indices.shape[2] != len(self.vectors):
-            raise LayoutError(f"indices must be (B, N, {len(self.vectors)}), they are {tuple(indices.shape)}")
+        groups, size, _ = self.vectors.shape
+        check_values(indices, (None, None, groups), False, "what is embedded")
+        # on a GPU it would wait for the device at every step
+        if (
+            not indices.is_cuda
+            and indices.numel()
+            and not 0 <= int(indices.min()) <= int(indices.max()) < size
+        ):
+            raise LayoutError(
+                f"indices lie in [{int(indices.min())}, {int(indices.max())}], outside [0, {size}): were they of another tokenizer?"
+            )
         chosen = self.vectors[torch.arange(len(self.vectors), device=indices.device), indices]
         return torch.einsum("bnsd,sdc->bnsc", chosen, self.maps.expand(len(self.vectors), -1, -1))
 

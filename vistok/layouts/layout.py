@@ -9,6 +9,16 @@ import torch
 from torch import Tensor
 
 from vistok.errors import LayoutError
+from vistok.layouts.checks import (
+    check_spec,
+    check_text,
+    check_values,
+    check_vocabulary,
+    checked_grids,
+    checked_ids,
+    checked_labels,
+    checked_sizes,
+)
 from vistok.layouts.fit import matched
 from vistok.layouts.frame import LABEL, Frame, build_frame
 from vistok.layouts.grammar import Grammar
@@ -44,6 +54,9 @@ class Layout:
         sizes: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.template = template if isinstance(template, Template) else Template.named(template)
+        check_spec(spec)
+        check_vocabulary(vocabulary)
+        check_text(text)
         self.spec = spec
         self._orders = {
             name: StreamOrder(self.template.streams[name], stream, self.template.system)
@@ -56,7 +69,9 @@ class Layout:
         self._vocabulary = Vocabulary(self.template, self._orders, vocabulary)
         self._grammar = Grammar(self.template.system, list(self._orders), self._vocabulary, self.num_stacked)
         self._text = text if text is not None else _by_character(vocabulary)
-        self._sizes = tuple(sizes) or ((spec.image.size,) if spec.image.size is not None else ())
+        self._sizes = checked_sizes(sizes) or ((spec.image.size,) if spec.image.size is not None else ())
+        for order in self._orders.values() if sizes else ():
+            order.check_sizes(self._sizes)
         self._frames: dict[tuple[Grid, ...], Frame] = {}
 
     # ---------------------------------------------------------------- the vocabulary
@@ -119,7 +134,9 @@ class Layout:
         """
         given = self._given(tokens, grid)
         frame = self._frame(tuple(stream.grid for stream in given))
-        batch = len(given[0].values)
+        for order, stream in zip(self._orders.values(), given, strict=True):
+            order.check(stream.values, stream.grid)
+        batch = self._batch(given)
         ids = frame.fixed.expand(batch, -1).clone()
         if self.num_stacked:
             ids = ids.unsqueeze(-1).repeat(1, 1, self.num_stacked)
@@ -161,7 +178,9 @@ class Layout:
         Raises:
             LayoutError: ids that this layout does not write; the message names the first wrong one.
         """
-        ids = self._checked_ids(ids)
+        ids = checked_ids(ids, self.num_stacked, self.template.system)
+        if not len(ids):
+            raise LayoutError(f"there is no image in ids {tuple(ids.shape)}: give at least one row")
         frames = self._candidates(grid) or self._guesses(ids)
         fitting = [frame for frame in frames if frame.length == ids.shape[1]]
         if not fitting:
@@ -174,13 +193,15 @@ class Layout:
         for number, (name, order) in enumerate(self._orders.items()):
             own = frame.grids[number]
             if order.rule.placeholder is not None:
-                arranged = self._beside(name, values, int((frame.owner == number).sum()))
+                arranged = self._beside(name, values, len(ids), int((frame.owner == number).sum()))
             else:
                 at = frame.owner == number
                 arranged, _ = self._vocabulary.codes[name].to_values(
                     ids[:, at], self._grammar.groups(frame)[at]
                 )
             streams[order.stream.name] = Stream(order.restore(arranged, own), own)
+            if order.rule.placeholder is not None:
+                order.check(streams[order.stream.name].values, own)
         labels = ids[:, frame.owner == LABEL].flatten(1)[:, :1].flatten() - self._vocabulary.label_start
         return Unpacked(streams, labels if len(labels) else None)
 
@@ -198,12 +219,8 @@ class Layout:
         Raises:
             LayoutError: a prefix that this layout does not write; the message names the first wrong id.
         """
-        prefix = self._checked_ids(prefix)
-        frames = self._candidates(grid)
-        if not frames:
-            raise LayoutError(
-                f"{self.template.system} needs to know which sizes there can be: say grid=, or sizes= of Layout"
-            )
+        prefix = checked_ids(prefix, self.num_stacked, self.template.system)
+        frames = self._known(grid)
         shape = (self.num_stacked, self.vocabulary_size) if self.num_stacked else (self.vocabulary_size,)
         allowed = torch.zeros(len(prefix), *shape, dtype=torch.bool)
         written = torch.zeros(len(prefix), dtype=torch.bool)
@@ -220,24 +237,26 @@ class Layout:
         return allowed
 
     def complete(self, ids: Tensor, grid: Grid | Sequence[Grid] | None = None) -> Tensor:
-        """Which sequences begin with a whole image: (B, P) or (B, P, S) -> (B,) bool."""
-        ids = self._checked_ids(ids)
+        """Which sequences begin with a whole image, whatever comes after: (B, P) or (B, P, S) -> (B,) bool."""
+        ids = checked_ids(ids, self.num_stacked, self.template.system)
         complete = torch.zeros(len(ids), dtype=torch.bool)
-        for frame in self._candidates(grid):
+        for frame in self._known(grid):
             if frame.length <= ids.shape[1]:
                 complete |= ~self._grammar.wrong(ids[:, : frame.length], frame).flatten(1).any(1)
         return complete
 
     def length(self, grid: Grid | Sequence[Grid] | None = None) -> int:
         """L, ids of one image; of the largest of the known sizes where no grid is said."""
-        return max((frame.length for frame in self._candidates(grid)), default=0)
+        return max(frame.length for frame in self._known(grid))
 
     def prompt(self, grid: Grid | Sequence[Grid] | None = None, labels: Tensor | None = None) -> Tensor:
         """What stands before the first token of an image of one size: (B, P) ids, B the number of labels, or 1."""
-        frames = self._candidates(grid)
+        frames = self._known(grid)
         if len(frames) != 1:
             raise LayoutError(f"{self.template.system} begins differently for {len(frames)} sizes: say grid=")
         (frame,) = frames
+        if labels is not None:
+            labels = checked_labels(labels, None, self._vocabulary.num_labels, self.template.system)
         ids = frame.fixed.expand(1 if labels is None else len(labels), -1).clone()
         if self.num_stacked:
             ids = ids.unsqueeze(-1).repeat(1, 1, self.num_stacked)
@@ -255,16 +274,19 @@ class Layout:
 
     def _candidates(self, grid: Grid | Sequence[Grid] | None) -> list[Frame]:
         if grid is not None:
-            grids = [grid] if all(isinstance(side, int) for side in grid) else list(grid)
-            if len(grids) != len(self._orders):
-                raise LayoutError(
-                    f"{self.template.system} has {len(self._orders)} streams, {len(grids)} grids are said"
-                )
-            return [self._frame(tuple(tuple(one) for one in grids))]  # type: ignore[arg-type]
+            return [self._frame(checked_grids(grid, len(self._orders), self.template.system))]
         orders = list(self._orders.values())
         if len(orders) == 1 and orders[0].stream.topology == "ragged":
             return [self._frame(((number + 1,),)) for number in range(orders[0].stream.max_tokens)]
         return [self._frame(tuple(order.grid_of(size) for order in orders)) for size in self._sizes]
+
+    def _known(self, grid: Grid | Sequence[Grid] | None) -> list[Frame]:
+        frames = self._candidates(grid)
+        if not frames:
+            raise LayoutError(
+                f"{self.template.system} needs to know which sizes there can be: say grid=, or sizes= of Layout"
+            )
+        return frames
 
     def _guesses(self, ids: Tensor) -> list[Frame]:
         """Frames of every grid that has as many tokens as the first image, of a single stream; a square first."""
@@ -283,15 +305,20 @@ class Layout:
                 raise LayoutError(
                     f"{self.template.system} has {len(self._orders)} streams: give pack what encode gave"
                 )
+            (order,) = self._orders.values()
             if grid is None:
-                (order,) = self._orders.values()
+                check_values(tokens, (None, None, None), order.rule.latents, f"stream {order.stream.name!r}")
                 grids = [frame.grids[0] for frame in self._candidates(None)]
                 known = [one for one in grids if order.num_tokens(one) == tokens.shape[1]]
                 if len(known) != 1:
                     raise LayoutError(f"{tokens.shape[1]} tokens do not say their grid: say grid=")
                 (grid,) = known
-            return [Stream(tokens, tuple(grid))]
+            return [Stream(tokens, checked_grids(grid, 1, self.template.system)[0])]
+        if not isinstance(tokens, Mapping):
+            raise LayoutError(f"pack takes a tensor, or what encode gave, not a {type(tokens).__name__}")
         lengths = getattr(tokens, "lengths", None)
+        if lengths is not None and not len(lengths):
+            raise LayoutError("there is no image to pack: give a batch of at least one")
         number = None if lengths is None else int(lengths[0])
         if lengths is not None and bool((lengths != number).any()):
             image = int((lengths != number).nonzero()[0])
@@ -305,11 +332,26 @@ class Layout:
                     f"{self.template.system} takes stream {order.stream.name!r}, given are {', '.join(tokens)}"
                 )
             stream = tokens[order.stream.name]
+            if not hasattr(stream, "grid") or not isinstance(stream.values, Tensor):
+                raise LayoutError(
+                    f"stream {order.stream.name!r} is a {type(stream).__name__}: give what encode gave, with values and grid"
+                )
             if number is not None and order.stream.topology == "ragged":
                 given.append(Stream(stream.values[:, :number], (number,)))
             else:
-                given.append(Stream(stream.values, tuple(stream.grid)))
+                (own,) = checked_grids(tuple(stream.grid), 1, self.template.system)
+                given.append(Stream(stream.values, own))
         return given
+
+    def _batch(self, given: Sequence[Stream]) -> int:
+        batches = [len(stream.values) for stream in given]
+        if len(set(batches)) > 1:
+            raise LayoutError(
+                f"the streams of {self.template.system} have {batches} images: give the same ones"
+            )
+        if not batches[0]:
+            raise LayoutError("there is no image to pack: give a batch of at least one")
+        return batches[0]
 
     def _write_labels(self, ids: Tensor, frame: Frame, labels: Tensor | None) -> None:
         at = frame.owner == LABEL
@@ -320,34 +362,19 @@ class Layout:
             )
         if labels is None:
             return
-        wrong = ((labels < 0) | (labels >= self._vocabulary.num_labels)).nonzero()
-        if len(wrong):
-            image = int(wrong[0])
-            raise LayoutError(
-                f"image {image} has label {int(labels[image])}, outside [0, {self._vocabulary.num_labels}) of {self.template.system}"
-            )
-        ids[:, at] = (labels.to("cpu") + self._vocabulary.label_start).view(-1, *[1] * (ids.ndim - 1))
+        labels = checked_labels(labels, len(ids), self._vocabulary.num_labels, self.template.system)
+        ids[:, at] = (labels + self._vocabulary.label_start).view(-1, *[1] * (ids.ndim - 1))
 
-    def _beside(self, name: str, values: Mapping[str, Tensor] | None, number: int) -> Tensor:
-        if values is None or name not in values:
+    def _beside(self, name: str, values: Mapping[str, Tensor] | None, batch: int, number: int) -> Tensor:
+        if not isinstance(values, Mapping) or name not in values:
             raise LayoutError(
                 f"{self.template.system} has placeholders for {name!r}: give values= that pack gave beside the ids"
             )
-        found = values[name]
-        if found.ndim != 3 or found.shape[1] != number:
-            raise LayoutError(
-                f"{number} placeholders stand for {name!r}, its values are {tuple(found.shape)}"
-            )
+        order, found = self._orders[name], values[name]
+        last = order.stream.dim * order.rule.patch**2 if order.rule.latents else order.num_groups
+        what = f"what stands beside the {number} placeholders for {name!r}"
+        check_values(found, (batch, number, last), order.rule.latents, what)
         return found
-
-    def _checked_ids(self, ids: Tensor) -> Tensor:
-        dims = 3 if self.num_stacked else 2
-        if ids.ndim != dims or ids.is_floating_point() or (dims == 3 and ids.shape[2] != self.num_stacked):
-            shape = f"(B, L, {self.num_stacked})" if self.num_stacked else "(B, L)"
-            raise LayoutError(
-                f"ids of {self.template.system} are integers {shape}, these are {ids.dtype} {tuple(ids.shape)}"
-            )
-        return ids.to("cpu", torch.int64)
 
 
 def _by_character(vocabulary: Mapping[str, int] | int | None) -> Callable[[str], Sequence[int]] | None:

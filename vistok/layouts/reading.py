@@ -81,6 +81,8 @@ def _template(data: Any) -> Template:
     ):
         if name in fields and not isinstance(fields[name], kind):
             raise LayoutError(f"{where} has {name} = {fields[name]!r}, it must be a {told}")
+    if not all(isinstance(step, str) for step in fields.get("growth", ())):
+        raise LayoutError(f"{where} has growth = {fields['growth']!r}: it must be a list of names")
     mask, published = fields.get("mask"), fields.get("text_vocabulary")
     return Template(
         system=system,
@@ -113,9 +115,9 @@ def _refuse_unknown(fields: Mapping[str, Any], known: set[str], where: str) -> N
         raise LayoutError(f"{where} has the field {unknown[0]!r}; it may have {', '.join(sorted(known))}")
 
 
-def _integer(value: Any, what: str) -> int:
-    if type(value) is not int:
-        raise LayoutError(f"{what} is {value!r}, it must be an integer")
+def _integer(value: Any, what: str, least: int = 0) -> int:
+    if type(value) is not int or value < least:
+        raise LayoutError(f"{what} is {value!r}, it must be an integer of at least {least}")
     return value
 
 
@@ -160,6 +162,16 @@ def _rule(value: Any, where: str) -> StreamRule:
                 raise LayoutError(f"{where} has {name} {wrong!r}: it must be of {', '.join(known)}")
     rule = StreamRule(**fields)
     _check_pattern(rule.token, ("id", "letters"), where)
+    for number in (*rule.table, *([] if rule.start is None else [rule.start])):
+        _integer(number, f"{where} an id of its codes")
+    if isinstance(rule.split, str) and rule.split != "bits":
+        raise LayoutError(f"{where} has split {rule.split!r}: bits, or a list of how many")
+    for number in () if rule.split == "bits" else rule.split:
+        _integer(number, f"{where} one of split", 1)
+    if isinstance(rule.placeholder, int) and rule.placeholder >= 0:
+        raise LayoutError(
+            f"{where} has placeholder {rule.placeholder}: the name of a special, or an id below 0"
+        )
     if rule.groups not in get_args(get_type_hints(StreamRule)["groups"]):
         raise LayoutError(f"{where} has groups {rule.groups!r}: stacked, interleaved, grouped or beside")
     if rule.groups and (rule.placeholder is not None) != (rule.groups == "beside"):
@@ -189,7 +201,17 @@ def _item(value: Any, where: str) -> Item:
         for key, kind in _ITEMS.items():
             if key in value:
                 _refuse_unknown(value, {f.name for f in dataclasses.fields(kind)}, f"{where}, item {key!r},")
+                wrong = next(
+                    (name for name in value if not isinstance(value[name], (int if kind is Label else str))),
+                    None,
+                )
+                if wrong is not None:
+                    raise LayoutError(
+                        f"{where}, item {key!r}, has {wrong} {value[wrong]!r}: it must be {'an integer' if kind is Label else 'text'}"
+                    )
                 item = kind(**value)
+                if isinstance(item, Label):
+                    _integer(item.label, f"{where}: label", 1)
                 if isinstance(item, Text):
                     _check_pattern(item.text, CHOOSERS, where)
                 return item

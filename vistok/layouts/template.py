@@ -155,6 +155,12 @@ class Template:
         for name, choice in self.choices.items():
             if choice.by not in CHOOSERS:
                 raise refuse(f"chooses {name!r} by {choice.by!r}: it must be one of {', '.join(CHOOSERS)}")
+        tokens = [special.token for special in self._specials()]
+        double = next((token for token in tokens if tokens.count(token) > 1), None)
+        if double is not None:
+            raise refuse(f"has the token {double!r} twice: use one name of it in the sequence")
+        if sum(isinstance(item, Label) for item in self.sequence) > 1:
+            raise refuse("has two class labels: one goes into a sequence")
         for name in self._used():
             if name and name not in self.specials and name not in self.choices:
                 raise refuse(f"uses {name!r}, which is neither a special nor a choice of it")
@@ -192,6 +198,10 @@ class Template:
         chosen = {choice.by for name, choice in self.choices.items() if name in self.sequence}
         return bool((chosen | {field for _, field, _, _ in Formatter().parse(texts) if field}) - {"N"})
 
+    def _specials(self) -> list[Special]:
+        chosen = [special for choice in self.choices.values() for special in choice.tokens.values()]
+        return [*self.specials.values(), *chosen, *([] if self.mask is None else [self.mask])]
+
     def _used(self) -> list[str]:
         used = [item for item in self.sequence if isinstance(item, str)]
         for item in self.sequence:
@@ -219,7 +229,7 @@ class Template:
         Raises:
             LayoutError: there is none.
         """
-        path = Path(name)
+        path = Path(str(name))
         if path.suffix not in (".yaml", ".yml"):
             path = FOLDER / f"{name}.yaml"
         try:
