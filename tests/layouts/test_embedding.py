@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from tests.layouts.systems import discrete, with_stream
 from tests.layouts.tokenizers import small_tokenizer
 from vistok.errors import LayoutError
-from vistok.layouts import Layout, TokenEmbedder, TokenHead, codebook_vectors, grown_rows
+from vistok.layouts import Layout, TokenEmbedder, codebook_vectors, grown_rows
 from vistok.layouts.embedding import projected
 from vistok.quantizers import VQ, Gaussian, MultiScale, Product, Residual
 
@@ -136,38 +136,3 @@ def test_sums_of_scales_are_mapped_for_a_next_scale_model():
 def test_embeddings_start_as_small_as_those_of_language_models():
     embedder = TokenEmbedder(torch.randn(1, 512, 8) * 7, 64)
     assert float(embedder.table().detach().square().mean().sqrt()) == pytest.approx(0.02, rel=0.1)
-
-
-@pytest.mark.parametrize("num_layers", [0, 2])
-def test_a_head_predicts_every_group_given_those_before(num_layers):
-    embedder = TokenEmbedder(torch.randn(3, 16, 4), 32)
-    head = TokenHead(embedder, num_layers).eval()
-    hidden, indices = torch.randn(2, 5, 32), torch.randint(16, (2, 5, 3))
-    logits = head(hidden, indices)
-    assert logits.shape == (2, 5, 3, 16)
-    changed = indices.clone()
-    changed[..., 1] = (changed[..., 1] + 1) % 16
-    other = head(hidden, changed)
-    assert torch.allclose(logits[:, :, :2], other[:, :, :2], atol=1e-6)
-    assert torch.allclose(logits[:, :, 2], other[:, :, 2], atol=1e-6) == (num_layers == 0)
-    drawn = head.sample(hidden[:, 0])
-    assert drawn.shape == (2, 3) and int(drawn.min()) >= 0 and int(drawn.max()) < 16
-
-
-def test_a_head_with_layers_learns_what_a_group_says_of_the_next():
-    torch.manual_seed(0)
-    embedder = TokenEmbedder(torch.randn(2, 8, 4), 32, shared=False)
-    head = TokenHead(embedder, 1)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
-    hidden = torch.zeros(64, 1, 32)
-    for _ in range(150):
-        first = torch.randint(8, (64, 1, 1))
-        indices = torch.cat([first, (first + 3) % 8], dim=2)
-        loss = F.cross_entropy(head(hidden, indices).flatten(0, 2), indices.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    drawn = head.eval().sample(hidden[:, 0])
-    assert float((drawn[:, 1] == (drawn[:, 0] + 3) % 8).float().mean()) > 0.9
-    with pytest.raises(LayoutError, match="reads the groups before"):
-        head(hidden)

@@ -10,8 +10,9 @@ layout.unpack(packed.ids).values
 fitting(tokenizer.spec)                  # names of the layouts that take this tokenizer
 """
 
-from vistok.layouts.embedding import TokenEmbedder, TokenHead, codebook_vectors, grown_rows
+from vistok.layouts.embedding import TokenEmbedder, codebook_vectors, grown_rows
 from vistok.layouts.fit import fitting
+from vistok.layouts.head import TokenHead
 from vistok.layouts.layout import Layout
 from vistok.layouts.packed import Packed, Unpacked
 from vistok.layouts.template import Template, names
