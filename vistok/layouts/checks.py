@@ -81,10 +81,10 @@ def checked_grids(grid: Any, number: int, system: str) -> tuple[Grid, ...]:
     return tuple(tuple(int(side) for side in one) for one in grids)
 
 
-def checked_ids(ids: Any, num_stacked: int, system: str) -> Tensor:
+def checked_ids(given: Any, num_stacked: int, system: str) -> Tensor:
     """Ids (B, L), or (B, L, S) where S are stacked, as int64 on the CPU."""
     shape = f"(B, L, {num_stacked})" if num_stacked else "(B, L)"
-    _check_integers(ids, f"ids of {system} are integers {shape}")
+    ids = _integers(given, f"ids of {system} are integers {shape}")
     if ids.ndim != 2 + bool(num_stacked) or (num_stacked and ids.shape[2] != num_stacked):
         raise LayoutError(
             f"ids of {system} are integers {shape}, these are {_told(ids)}: give one row an image"
@@ -92,10 +92,10 @@ def checked_ids(ids: Any, num_stacked: int, system: str) -> Tensor:
     return ids.detach().to("cpu", torch.int64)
 
 
-def checked_labels(labels: Any, batch: int | None, num_labels: int, system: str) -> Tensor:
+def checked_labels(given: Any, batch: int | None, num_labels: int, system: str) -> Tensor:
     """Class labels (B,) as int64 on the CPU; of any number where no batch is said."""
     expected = f"labels of {system} are integers ({'B' if batch is None else batch},), one an image"
-    _check_integers(labels, expected)
+    labels = _integers(given, expected)
     if labels.ndim != 1 or (batch is not None and len(labels) != batch):
         raise LayoutError(f"{expected}, these are {_told(labels)}")
     wrong = ((labels < 0) | (labels >= num_labels)).nonzero()
@@ -112,7 +112,7 @@ def check_values(values: Any, shape: Sequence[int | None], latents: bool, what: 
     if latents and not (isinstance(values, Tensor) and values.is_floating_point()):
         raise LayoutError(f"{what} takes floating latents, it is given {_told(values)}")
     if not latents:
-        _check_integers(values, f"{what} takes integer indices")
+        _integers(values, f"{what} takes integer indices")
     if values.ndim != len(shape) or any(
         wanted not in (None, side) for wanted, side in zip(shape, values.shape, strict=True)
     ):
@@ -123,7 +123,7 @@ def check_values(values: Any, shape: Sequence[int | None], latents: bool, what: 
         raise LayoutError(f"{what} is ({told}), it is given as {tuple(values.shape)}")
 
 
-def _check_integers(values: Any, expected: str) -> None:
+def _integers(values: Any, expected: str) -> Tensor:
     if (
         not isinstance(values, Tensor)
         or values.is_floating_point()
@@ -131,6 +131,7 @@ def _check_integers(values: Any, expected: str) -> None:
         or values.dtype == torch.bool
     ):
         raise LayoutError(f"{expected}, these are {_told(values)}: give a tensor of integers")
+    return values
 
 
 def _is_integer(value: Any, least: int) -> bool:

@@ -14,13 +14,14 @@ from vistok.layouts.checks import (
     check_text,
     check_values,
     check_vocabulary,
-    checked_grids,
     checked_ids,
     checked_labels,
     checked_sizes,
 )
 from vistok.layouts.fit import matched
-from vistok.layouts.frame import LABEL, Frame, build_frame
+from vistok.layouts.frame import LABEL, Frame
+from vistok.layouts.frames import Frames
+from vistok.layouts.given import batch_of, given_streams
 from vistok.layouts.grammar import Grammar
 from vistok.layouts.packed import Packed, Stream, StreamValues, Unpacked
 from vistok.layouts.streams import Grid, StreamOrder
@@ -68,11 +69,13 @@ class Layout:
         self.num_stacked: int = stacked[0] if stacked else 0
         self._vocabulary = Vocabulary(self.template, self._orders, vocabulary)
         self._grammar = Grammar(self.template.system, list(self._orders), self._vocabulary, self.num_stacked)
-        self._text = text if text is not None else _by_character(vocabulary)
-        self._sizes = checked_sizes(sizes) or ((spec.image.size,) if spec.image.size is not None else ())
-        for order in self._orders.values() if sizes else ():
-            order.check_sizes(self._sizes)
-        self._frames: dict[tuple[Grid, ...], Frame] = {}
+        text = text if text is not None else _by_character(vocabulary)
+        known = checked_sizes(sizes)
+        for order in self._orders.values():
+            order.check_sizes(known)
+        if not known and spec.image.size is not None:
+            known = (spec.image.size,)
+        self._frames = Frames(self.template, self._vocabulary, self._orders, text, known)
 
     # ---------------------------------------------------------------- the vocabulary
 
@@ -132,11 +135,11 @@ class Layout:
         Raises:
             LayoutError: tokens that do not fit their grid or codebook, or labels that are missing or out of range.
         """
-        given = self._given(tokens, grid)
-        frame = self._frame(tuple(stream.grid for stream in given))
+        given = given_streams(tokens, grid, self._orders, self._frames, self.template.system)
+        frame = self._frames.of(tuple(stream.grid for stream in given))
         for order, stream in zip(self._orders.values(), given, strict=True):
             order.check(stream.values, stream.grid)
-        batch = self._batch(given)
+        batch = batch_of(given, self.template.system)
         ids = frame.fixed.expand(batch, -1).clone()
         if self.num_stacked:
             ids = ids.unsqueeze(-1).repeat(1, 1, self.num_stacked)
@@ -181,7 +184,7 @@ class Layout:
         ids = checked_ids(ids, self.num_stacked, self.template.system)
         if not len(ids):
             raise LayoutError(f"there is no image in ids {tuple(ids.shape)}: give at least one row")
-        frames = self._candidates(grid) or self._guesses(ids)
+        frames = self._frames.candidates(grid) or self._frames.guesses(ids, self._grammar)
         fitting = [frame for frame in frames if frame.length == ids.shape[1]]
         if not fitting:
             lengths = ", ".join(str(frame.length) for frame in frames[:4]) or "none that could be found"
@@ -220,7 +223,7 @@ class Layout:
             LayoutError: a prefix that this layout does not write; the message names the first wrong id.
         """
         prefix = checked_ids(prefix, self.num_stacked, self.template.system)
-        frames = self._known(grid)
+        frames = self._frames.known(grid)
         shape = (self.num_stacked, self.vocabulary_size) if self.num_stacked else (self.vocabulary_size,)
         allowed = torch.zeros(len(prefix), *shape, dtype=torch.bool)
         written = torch.zeros(len(prefix), dtype=torch.bool)
@@ -240,18 +243,18 @@ class Layout:
         """Which sequences begin with a whole image, whatever comes after: (B, P) or (B, P, S) -> (B,) bool."""
         ids = checked_ids(ids, self.num_stacked, self.template.system)
         complete = torch.zeros(len(ids), dtype=torch.bool)
-        for frame in self._known(grid):
+        for frame in self._frames.known(grid):
             if frame.length <= ids.shape[1]:
                 complete |= ~self._grammar.wrong(ids[:, : frame.length], frame).flatten(1).any(1)
         return complete
 
     def length(self, grid: Grid | Sequence[Grid] | None = None) -> int:
         """L, ids of one image; of the largest of the known sizes where no grid is said."""
-        return max(frame.length for frame in self._known(grid))
+        return max(frame.length for frame in self._frames.known(grid))
 
     def prompt(self, grid: Grid | Sequence[Grid] | None = None, labels: Tensor | None = None) -> Tensor:
         """What stands before the first token of an image of one size: (B, P) ids, B the number of labels, or 1."""
-        frames = self._known(grid)
+        frames = self._frames.known(grid)
         if len(frames) != 1:
             raise LayoutError(f"{self.template.system} begins differently for {len(frames)} sizes: say grid=")
         (frame,) = frames
@@ -264,94 +267,6 @@ class Layout:
         return ids[:, : frame.first_token]
 
     # ---------------------------------------------------------------- inside
-
-    def _frame(self, grids: tuple[Grid, ...]) -> Frame:
-        if grids not in self._frames:
-            self._frames[grids] = build_frame(
-                self.template, self._vocabulary, self._orders, grids, self._text
-            )
-        return self._frames[grids]
-
-    def _candidates(self, grid: Grid | Sequence[Grid] | None) -> list[Frame]:
-        if grid is not None:
-            return [self._frame(checked_grids(grid, len(self._orders), self.template.system))]
-        orders = list(self._orders.values())
-        if len(orders) == 1 and orders[0].stream.topology == "ragged":
-            return [self._frame(((number + 1,),)) for number in range(orders[0].stream.max_tokens)]
-        return [self._frame(tuple(order.grid_of(size) for order in orders)) for size in self._sizes]
-
-    def _known(self, grid: Grid | Sequence[Grid] | None) -> list[Frame]:
-        frames = self._candidates(grid)
-        if not frames:
-            raise LayoutError(
-                f"{self.template.system} needs to know which sizes there can be: say grid=, or sizes= of Layout"
-            )
-        return frames
-
-    def _guesses(self, ids: Tensor) -> list[Frame]:
-        """Frames of every grid that has as many tokens as the first image, of a single stream; a square first."""
-        if len(self._orders) > 1:
-            return []
-        (name, order), first = next(iter(self._orders.items())), ids[0]
-        if name in self._vocabulary.codes:
-            number = self._grammar.count(name, first) // order.num_groups
-        else:
-            number = int((first == self._vocabulary.placeholder(order.rule)).sum())
-        return [self._frame((grid,)) for grid in order.grids_of(number)]
-
-    def _given(self, tokens: Tensor | Mapping[str, StreamValues], grid: Grid | None) -> list[Stream]:
-        if isinstance(tokens, Tensor):
-            if len(self._orders) > 1:
-                raise LayoutError(
-                    f"{self.template.system} has {len(self._orders)} streams: give pack what encode gave"
-                )
-            (order,) = self._orders.values()
-            if grid is None:
-                check_values(tokens, (None, None, None), order.rule.latents, f"stream {order.stream.name!r}")
-                grids = [frame.grids[0] for frame in self._candidates(None)]
-                known = [one for one in grids if order.num_tokens(one) == tokens.shape[1]]
-                if len(known) != 1:
-                    raise LayoutError(f"{tokens.shape[1]} tokens do not say their grid: say grid=")
-                (grid,) = known
-            return [Stream(tokens, checked_grids(grid, 1, self.template.system)[0])]
-        if not isinstance(tokens, Mapping):
-            raise LayoutError(f"pack takes a tensor, or what encode gave, not a {type(tokens).__name__}")
-        lengths = getattr(tokens, "lengths", None)
-        if lengths is not None and not len(lengths):
-            raise LayoutError("there is no image to pack: give a batch of at least one")
-        number = None if lengths is None else int(lengths[0])
-        if lengths is not None and bool((lengths != number).any()):
-            image = int((lengths != number).nonzero()[0])
-            raise LayoutError(
-                f"image 0 has {number} tokens, image {image} {int(lengths[image])}: pack those of each length apart"
-            )
-        given = []
-        for order in self._orders.values():
-            if order.stream.name not in tokens:
-                raise LayoutError(
-                    f"{self.template.system} takes stream {order.stream.name!r}, given are {', '.join(tokens)}"
-                )
-            stream = tokens[order.stream.name]
-            if not hasattr(stream, "grid") or not isinstance(stream.values, Tensor):
-                raise LayoutError(
-                    f"stream {order.stream.name!r} is a {type(stream).__name__}: give what encode gave, with values and grid"
-                )
-            if number is not None and order.stream.topology == "ragged":
-                given.append(Stream(stream.values[:, :number], (number,)))
-            else:
-                (own,) = checked_grids(tuple(stream.grid), 1, self.template.system)
-                given.append(Stream(stream.values, own))
-        return given
-
-    def _batch(self, given: Sequence[Stream]) -> int:
-        batches = [len(stream.values) for stream in given]
-        if len(set(batches)) > 1:
-            raise LayoutError(
-                f"the streams of {self.template.system} have {batches} images: give the same ones"
-            )
-        if not batches[0]:
-            raise LayoutError("there is no image to pack: give a batch of at least one")
-        return batches[0]
 
     def _write_labels(self, ids: Tensor, frame: Frame, labels: Tensor | None) -> None:
         at = frame.owner == LABEL

@@ -67,8 +67,9 @@ class CodeIds:
         """An id that two values have, if there is one."""
         if self.table is None:
             return None
-        ids, count = self.table.unique(return_counts=True)
-        return int(ids[count > 1][0]) if bool((count > 1).any()) else None
+        ranked = self.table.sort().values
+        twice = ranked[1:][ranked[1:] == ranked[:-1]]
+        return int(twice[0]) if len(twice) else None
 
     def meeting(self, other: CodeIds) -> int | None:
         """The least id that codes of another stream have too, if there is one."""
