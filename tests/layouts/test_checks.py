@@ -35,7 +35,9 @@ HELD = JANUS.pack(zeros(1, 4, 1), (2, 2)).ids
 
 
 class Ragged(dict):
-    lengths = zeros(0)
+    def __init__(self, pixel, lengths=()):
+        super().__init__(pixel=pixel)
+        self.lengths = torch.tensor(lengths, dtype=torch.int64)
 
 
 def named(vocabulary):
@@ -52,7 +54,11 @@ CASES = [
     (lambda: LAVIT.pack(Ragged(pixel=Values(zeros(0, 4, 1), (4,)))), "there is no image to pack"),
     (lambda: CHAMELEON.unpack(zeros(0, 6)), r"there is no image in ids \(0, 6\)"),
     (lambda: ILLUME.pack({"pixel": Values(zeros(2, 32, 1), (8, 4)), "semantic": Values(zeros(1, 8, 1), (4, 2))}), r"have \[2, 1\] images|have \[1, 2\] images"),
+    (lambda: LAVIT.pack(Ragged(pixel=Values(zeros(1, 4, 1), (4,)), lengths=[0])), r"grid is \(0,\)"),
+    (lambda: LAVIT.pack(Ragged(pixel=Values(zeros(4), (4,)), lengths=[2])), r"is \(B, N, S\)"),
     # tokens
+    (lambda: CHAMELEON.pack({3: zeros(1)}), "takes stream 'pixel', given are 3"),
+    (lambda: CHAMELEON.pack({"pixel": Values(zeros(1, 4, 1), 4)}), "grid is 4"),
     (lambda: CHAMELEON.pack([[1, 2]], (2, 2)), "takes a tensor, or what encode gave, not a list"),
     (lambda: CHAMELEON.pack(None, (2, 2)), "not a NoneType"),
     (lambda: CHAMELEON.pack(zeros(1, 4, 1).numpy(), (2, 2)), "not a ndarray"),
@@ -122,7 +128,9 @@ CASES = [
     (lambda: JANUS.unpack(HELD, {"image": zeros(3, 4, 1)}), r"is \(1, 4, 1\), it is given as \(3, 4, 1\)"),
     (lambda: JANUS.unpack(HELD, {"image": zeros(1, 4, 1) + 99}), "image 0 holds index 99 at position 0"),
     (lambda: BAGEL.unpack(zeros(1, 3) + torch.tensor([0, -1, 1]), {"image": torch.zeros(1, 1, 5)}), r"is \(1, 1, 12\)"),
+    (lambda: Layout("seed", with_stream(topology="1d", factor=0), sizes=[(32, 32)]).length(), "needs to know which sizes"),
     # the rest
+    (lambda: Template.from_yaml(None), "given as a NoneType"),
     (lambda: Layout("liquid", None), "give tokenizer.spec"),
     (lambda: Layout(3, discrete()), "there is no layout '3'"),
     (lambda: headed(3), "text is 3: give a function"),

@@ -53,7 +53,9 @@ class Frames:
         orders = list(self._orders.values())
         if len(orders) == 1 and orders[0].stream.topology == "ragged":
             return [self.of(((number + 1,),)) for number in range(orders[0].stream.max_tokens)]
-        return [self.of(tuple(order.grid_of(size) for order in orders)) for size in self._sizes]
+        grids = [tuple(order.grid_of(size) for order in orders) for size in self._sizes]
+        # a size below one position, or a sequence of no known length, says nothing
+        return [self.of(found) for found in grids if all(min(grid) > 0 for grid in found)]
 
     def known(self, grid: Grid | Sequence[Grid] | None) -> list[Frame]:
         """As ``candidates``, at least one.

@@ -51,16 +51,21 @@ def given_streams(
     given = []
     for order in orders.values():
         if order.stream.name not in tokens:
-            raise LayoutError(f"{system} takes stream {order.stream.name!r}, given are {', '.join(tokens)}")
+            raise LayoutError(
+                f"{system} takes stream {order.stream.name!r}, given are {', '.join(map(str, tokens))}"
+            )
         stream = tokens[order.stream.name]
         if not hasattr(stream, "grid") or not isinstance(stream.values, Tensor):
             raise LayoutError(
                 f"stream {order.stream.name!r} is a {type(stream).__name__}: give what encode gave, with values and grid"
             )
         if number is not None and order.stream.topology == "ragged":
-            given.append(Stream(stream.values[:, :number], (number,)))
+            check_values(
+                stream.values, (None, None, None), order.rule.latents, f"stream {order.stream.name!r}"
+            )
+            given.append(Stream(stream.values[:, :number], checked_grids((number,), 1, system)[0]))
         else:
-            (own,) = checked_grids(tuple(stream.grid), 1, system)
+            (own,) = checked_grids(stream.grid, 1, system)
             given.append(Stream(stream.values, own))
     return given
 

@@ -220,6 +220,8 @@ class Template:
         """
         from vistok.layouts.reading import read_template
 
+        if not isinstance(text, str):
+            raise LayoutError(f"a layout is a YAML text, it is given as a {type(text).__name__}")
         return read_template(text)
 
     @classmethod
