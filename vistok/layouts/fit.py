@@ -24,7 +24,7 @@ def matched(template: Template, spec: TokenizerSpec) -> dict[str, StreamSpec]:
     if reason:
         others = ", ".join(fitting(spec))
         remedy = f"take a layout that fits it ({others})" if others else "write a template for it"
-        raise LayoutError(f"{reason}: {remedy}, or another tokenizer")
+        raise LayoutError(f"{reason}: {remedy}, or take another tokenizer")
     found = {name: _read_by(template, name, spec) for name in template.streams}
     return {name: stream for name, stream in found.items() if stream is not None}
 
