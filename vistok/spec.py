@@ -17,6 +17,7 @@ FORMAT_VERSION = 1
 T = TypeVar("T", bound="JSONData")
 
 Role = Literal["pixel", "semantic", "fused"]
+Topology = Literal["2d", "1d", "multiscale", "ragged"]
 
 
 class JSONData:
@@ -146,7 +147,7 @@ class StreamSpec(JSONData):
     bits: int = 0
     children: int = 0
     metric: str = ""
-    topology: Literal["2d", "1d", "multiscale", "ragged"] = "2d"
+    topology: Topology = "2d"
     factor: int = 0
     order: Literal["raster", "causal", "reversed"] = "raster"
     scales: tuple[int, ...] = ()

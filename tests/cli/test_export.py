@@ -18,7 +18,7 @@ from tests.shards.exports.conftest import (
     write_shards,
 )
 from vistok.cli import main
-from vistok.cli.export import _LAYOUT, _SETTINGS, FORMATS, add_arguments, chosen_format
+from vistok.cli.export import _NUMBERING, _SETTINGS, FORMATS, add_arguments, chosen_format
 from vistok.shards import exports
 
 
@@ -39,8 +39,8 @@ def test_every_setting_of_every_format_has_an_argument():
     for format_class in exports.FORMATS.values():
         names = {field.name for field in dataclasses.fields(format_class)} - {"tokens"}
         assert names <= arguments and names <= set(_SETTINGS)
-    layout = {field.name for field in dataclasses.fields(exports.TokenLayout)}
-    assert layout == set(_LAYOUT) and layout <= arguments
+    numbering = {field.name for field in dataclasses.fields(exports.TokenNumbering)}
+    assert numbering == set(_NUMBERING) and numbering <= arguments
 
 
 def test_the_caller_gives_the_ids(made, tmp_path, capsys):

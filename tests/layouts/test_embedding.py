@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from tests.layouts.systems import discrete, with_stream
 from tests.layouts.tokenizers import small_tokenizer
 from vistok.errors import LayoutError
-from vistok.layouts import Layout, TokenEmbedder, TokenHead, codebook_vectors, grown_rows
+from vistok.layouts import Layout, TokenEmbedder, codebook_vectors, grown_rows
 from vistok.layouts.embedding import projected
 from vistok.quantizers import VQ, Gaussian, MultiScale, Product, Residual
 
@@ -72,13 +72,13 @@ def test_codes_that_the_text_vocabulary_knows_keep_their_rows():
         "<img>": 34,
         "</img>": 35,
     }
-    layout = Layout("seed", with_stream(), names)
+    layout = Layout("seed", with_stream(topology="1d", factor=0, max_tokens=32), names)
     text = torch.randn(36, 8)
     assert torch.equal(grown_rows(text, layout, torch.randn(1, 32, 4)), text)
 
 
 def test_groups_that_share_ids_meet_in_one_row():
-    layout = Layout("vila_u", with_stream(codebook_size=16, num_groups=4), 10)
+    layout = Layout("vila_u", with_stream(codebook_size=16, num_groups=4, combinator="residual"), 10)
     rows = grown_rows(torch.randn(10, 8), layout, torch.randn(4, 16, 3))
     assert rows.shape == (28, 8) and rows.isfinite().all()
     with pytest.raises(LayoutError, match="vectors are"):
@@ -101,8 +101,29 @@ def test_embeddings_are_maps_of_the_vectors(shared):
     assert torch.allclose(depthwise[:, :, -1], embedded, atol=1e-6)
     first = embedder.table()[0][indices[..., 0]]
     assert torch.allclose(depthwise[:, :, 0], first, atol=1e-6)
-    with pytest.raises(LayoutError, match=r"\(B, N, "):
+    with pytest.raises(LayoutError, match=r"is \(B, N, "):
         embedder(indices[..., :1])
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda e: TokenEmbedder(torch.zeros(32, 4), 8), r"are \(S, K, d\), they are \(32, 4\)"),
+        (lambda e: TokenEmbedder(torch.zeros(1, 32, 4), 0), "width 0 must be at least 1"),
+        (lambda e: e(torch.zeros(1, 2, 1)), "takes integer indices"),
+        (lambda e: e(torch.full((1, 2, 1), 32)), r"lie in \[32, 32\], outside \[0, 32\)"),
+        (lambda e: e(torch.full((1, 2, 1), -1)), "outside"),
+        (lambda e: e.project(torch.zeros(1, 2, 5)), r"are \(B, N, 4\), they are \(1, 2, 5\)"),
+        (
+            lambda e: grown_rows(torch.zeros(9), Layout("liquid", discrete(), 9), torch.zeros(1, 32, 4)),
+            "V0, C",
+        ),
+    ],
+)
+def test_what_cannot_be_embedded_is_told_in_one_line(make, told):
+    with pytest.raises(LayoutError, match=told) as raised:
+        make(TokenEmbedder(torch.randn(1, 32, 4), 8))
+    assert "\n" not in str(raised.value)
 
 
 def test_sums_of_scales_are_mapped_for_a_next_scale_model():
@@ -115,38 +136,3 @@ def test_sums_of_scales_are_mapped_for_a_next_scale_model():
 def test_embeddings_start_as_small_as_those_of_language_models():
     embedder = TokenEmbedder(torch.randn(1, 512, 8) * 7, 64)
     assert float(embedder.table().detach().square().mean().sqrt()) == pytest.approx(0.02, rel=0.1)
-
-
-@pytest.mark.parametrize("num_layers", [0, 2])
-def test_a_head_predicts_every_group_given_those_before(num_layers):
-    embedder = TokenEmbedder(torch.randn(3, 16, 4), 32)
-    head = TokenHead(embedder, num_layers).eval()
-    hidden, indices = torch.randn(2, 5, 32), torch.randint(16, (2, 5, 3))
-    logits = head(hidden, indices)
-    assert logits.shape == (2, 5, 3, 16)
-    changed = indices.clone()
-    changed[..., 1] = (changed[..., 1] + 1) % 16
-    other = head(hidden, changed)
-    assert torch.allclose(logits[:, :, :2], other[:, :, :2], atol=1e-6)
-    assert torch.allclose(logits[:, :, 2], other[:, :, 2], atol=1e-6) == (num_layers == 0)
-    drawn = head.sample(hidden[:, 0])
-    assert drawn.shape == (2, 3) and int(drawn.min()) >= 0 and int(drawn.max()) < 16
-
-
-def test_a_head_with_layers_learns_what_a_group_says_of_the_next():
-    torch.manual_seed(0)
-    embedder = TokenEmbedder(torch.randn(2, 8, 4), 32, shared=False)
-    head = TokenHead(embedder, 1)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
-    hidden = torch.zeros(64, 1, 32)
-    for _ in range(150):
-        first = torch.randint(8, (64, 1, 1))
-        indices = torch.cat([first, (first + 3) % 8], dim=2)
-        loss = F.cross_entropy(head(hidden, indices).flatten(0, 2), indices.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    drawn = head.eval().sample(hidden[:, 0])
-    assert float((drawn[:, 1] == (drawn[:, 0] + 3) % 8).float().mean()) > 0.9
-    with pytest.raises(LayoutError, match="reads the groups before"):
-        head(hidden)

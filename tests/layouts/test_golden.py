@@ -123,14 +123,14 @@ def test_llamagen_begins_with_a_class_label():
 
 
 def test_unitok_has_eight_codes_behind_each_placeholder():
-    layout = Layout("unitok", of_size(4096, num_groups=8))
+    layout = Layout("unitok", of_size(4096, num_groups=8, combinator="product"))
     tokens = torch.arange(16).view(1, 2, 8)
     packed = layout.pack(tokens, grid=(1, 2))
     assert packed.ids.tolist() == [[3, -200, -200, 4]] and torch.equal(packed.values["image"], tokens)
 
 
 def test_vila_u_stacks_stages_that_share_their_ids():
-    layout = Layout("vila_u", of_size(16384, num_groups=4), 100)
+    layout = Layout("vila_u", of_size(16384, num_groups=4, combinator="residual"), 100)
     tokens = torch.tensor([[[0, 1, 2, 16383], [5, 5, 5, 5]]])
     ids = layout.pack(tokens, grid=(1, 2)).ids
     first, code = [100] * 4, 102

@@ -3,7 +3,8 @@ import torch
 
 from tests.layouts.systems import CHARACTERS, PIXEL, Values, continuous, discrete, with_stream
 from vistok.errors import LayoutError
-from vistok.layouts import Layout, Template
+from vistok.layouts import Layout, Template, names
+from vistok.layouts.template import FOLDER
 
 OTHER = """
 system: Other
@@ -92,6 +93,13 @@ def test_a_layout_is_read_from_any_file(tmp_path):
         ("{system: A, streams: {i: {token: '{x}'}}, sequence: [{tokens: i}]}", "may have the fields id, letters"),
         ("{system: A, streams: {i: {}}, sequence: [{text: '{x}'}, {tokens: i}]}", "may have the fields h, w"),
         ("{like: nothing}", "vistok does not have"),
+        ("{system: A, streams: {i: {topology: 3d}}, sequence: [{tokens: i}]}", "topology '3d': it must be of 2d, 1d"),
+        ("{system: A, streams: {i: {topology: [1d, 7]}}, sequence: [{tokens: i}]}", "topology 7: it must be of"),
+        ("{system: A, streams: {i: {combinator: sum}}, sequence: [{tokens: i}]}", "combinator 'sum': it must be of single"),
+        ("{system: A, streams: {i: {reads: 3}}, sequence: [{tokens: i}]}", "reads 3: it must be str"),
+        ("{system: A, streams: {i: {topology: 1d}}, specials: {a: a}, sequence: [{tokens: i, after_row: a}]}", "takes topology 1d for 'i'"),
+        ("{system: A, streams: {i: {groups: beside}}, sequence: [{tokens: i}]}", "with a placeholder"),
+        ("{system: A, streams: {i: {groups: stacked, placeholder: -1}}, sequence: [{tokens: i}]}", "with a placeholder"),
     ],
 )  # fmt: skip
 def test_a_wrong_template_is_told_in_one_line(text, told):
@@ -108,10 +116,10 @@ def test_an_unknown_layout_names_those_that_there_are():
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: Layout("chameleon", continuous()), "takes indices, stream 'pixel' of this tokenizer has latents"),
+        (lambda: Layout("chameleon", continuous()), "takes indices, stream 'pixel' of tokenizer 'small' has latents"),
         (lambda: Layout("bagel", discrete(), 0), "takes latents"),
         (lambda: Layout("chameleon", with_stream(num_groups=8)), "takes one index a position.*has 8"),
-        (lambda: Layout("infinity", discrete()), "takes bits, stream 'pixel'"),
+        (lambda: Layout("infinity", with_stream(topology="multiscale", scales=(1, 2))), "takes bits, stream 'pixel'"),
         (lambda: Layout("illume_plus", discrete(), 0), "takes a stream 'semantic'"),
         (lambda: Layout("janus", discrete()), "give vocabulary="),
         (lambda: Layout("chameleon", with_stream(codebook_size=9000)), "4 to 9003.*meet 'boi'|4 to 9003.*meet 'eoi'"),
@@ -207,8 +215,16 @@ def test_images_of_varying_length_are_packed_by_length():
 
 
 def test_a_tokenizer_of_reversed_order_is_written_from_its_last_token():
-    layout = Layout("lavit", with_stream(topology="1d", factor=0, max_tokens=3, order="reversed"), 0)
+    layout = Layout("seed", with_stream(topology="1d", factor=0, max_tokens=3, order="reversed"), 0)
     tokens = torch.tensor([[[0], [1], [2]]])
     packed = layout.pack(tokens, grid=(3,))
-    assert packed.ids.tolist() == [[0, 4, 3, 2, 1]] and packed.columns.tolist() == [-1, 2, 1, 0, -1]
+    assert packed.ids.tolist() == [[32, 2, 1, 0, 33]] and packed.columns.tolist() == [-1, 2, 1, 0, -1]
     assert torch.equal(layout.unpack(packed.ids).values, tokens)
+
+
+def test_layouts_of_latents_say_that_their_placeholder_is_ours():
+    for name in names():
+        text = (FOLDER / f"{name}.yaml").read_text()
+        if "placeholder: -1," in text:
+            comment = " ".join(line.strip("# ") for line in text.splitlines() if line.startswith("#"))
+            assert "ours" in comment.casefold() and "placeholder -1" in comment, name

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # told here too, so that --help needs no torch
 FORMATS = ("parquet", "megatron", "nanotron", "llamagen", "mar", "lightningdit", "titok", "litdata", "mds")
-_LAYOUT = ("offset", "group_order", "group_stride", "bos", "eos", "boi", "eoi", "vocab_size")
+_NUMBERING = ("offset", "group_order", "group_stride", "bos", "eos", "boi", "eoi", "vocab_size")
 _SETTINGS = (
     *("default_label", "views", "dataset", "image_size", "classes", "logvar", "normalised"),
     *("images_per_file", "samples_per_file", "chunk_bytes", "shard_bytes"),
@@ -127,9 +127,9 @@ def chosen_format(arguments: argparse.Namespace) -> ExportFormat:
     kind = exports.FORMATS[arguments.to]
     known = {field.name for field in dataclasses.fields(kind)}
     given = {name: value for name, value in vars(arguments).items() if value is not None}
-    layout = {name: given[name] for name in _LAYOUT if name in given}
+    numbering = {name: given[name] for name in _NUMBERING if name in given}
     settings = {name: given[name] for name in _SETTINGS if name in given}
-    for name in (*(layout if "tokens" not in known else ()), *settings):
+    for name in (*(numbering if "tokens" not in known else ()), *settings):
         if name not in known:
             raise VistokError(f"--{name.replace('_', '-')} means nothing to {arguments.to}: leave it out")
-    return kind(**settings, **({"tokens": exports.TokenLayout(**layout)} if layout else {}))
+    return kind(**settings, **({"tokens": exports.TokenNumbering(**numbering)} if numbering else {}))

@@ -16,8 +16,9 @@ from vistok.downstream.flow import (
     flow_errors,
     integrate,
 )
+from vistok.downstream.positions import Positions
 from vistok.downstream.tokens import Tokens, positions
-from vistok.downstream.transformer import Positions, Transformer
+from vistok.layouts.transformer import Transformer
 from vistok.spec import TokenizerSpec
 from vistok.tokenizer import Tokenizer
 

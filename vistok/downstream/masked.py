@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn, nothing, spread
 from vistok.downstream.discrete import DiscreteBackbone, starting_parts
 from vistok.downstream.parts import Parts
+from vistok.downstream.positions import Positions
 from vistok.downstream.tokens import Tokens, positions
-from vistok.downstream.transformer import INIT_STD, Positions, Transformer
 from vistok.downstream.vocabulary import Vocabulary
+from vistok.layouts.transformer import INIT_STD, Transformer
 from vistok.tokenizer import Tokenizer
 
 STEPS = 12

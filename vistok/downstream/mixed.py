@@ -21,8 +21,9 @@ from vistok.downstream.flow import (
     integrate,
 )
 from vistok.downstream.parts import PartTable
+from vistok.downstream.positions import Positions
 from vistok.downstream.tokens import Tokens, positions
-from vistok.downstream.transformer import INIT_STD, Positions, Transformer
+from vistok.layouts.transformer import INIT_STD, Transformer
 from vistok.spec import TokenizerSpec
 from vistok.tokenizer import Tokenizer
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn, nothing
 from vistok.downstream.discrete import DiscreteBackbone, starting_parts
 from vistok.downstream.parts import Parts
+from vistok.downstream.positions import Positions
 from vistok.downstream.tokens import Tokens
-from vistok.downstream.transformer import INIT_STD, Positions, Transformer
 from vistok.downstream.vocabulary import Vocabulary
+from vistok.layouts.transformer import INIT_STD, Transformer
 from vistok.quantizers import MultiScale
 from vistok.spec import TokenizerSpec
 from vistok.tokenizer import Tokenizer

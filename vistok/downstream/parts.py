@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistok.downstream.baseline import frequencies
-from vistok.downstream.transformer import INIT_STD, Transformer
 from vistok.downstream.vocabulary import Vocabulary
+from vistok.layouts.transformer import INIT_STD, AlongGroups
 
 
 class PartTable(nn.Module):
@@ -55,11 +55,7 @@ class PartTable(nn.Module):
 class Parts(nn.Module):
     """All parts of a position: one sum of embeddings in, and out the joint distribution, one part after the other.
 
-    A single part is scored from the position's hidden vector. Several are scored by a small causal transformer along
-    the parts, each given the hidden vector and the sum of the embeddings of the parts before it.
-
-    Source: Lee et al., Autoregressive Image Generation using Residual Quantization (2022), arXiv:2203.01941, section
-    3.2.2 (depth transformer); one block here.
+    A single part is scored from the position's hidden vector. Several are scored by ``AlongGroups`` of one block.
 
     Args:
         tables: One for each part, in order.
@@ -73,10 +69,7 @@ class Parts(nn.Module):
     def __init__(self, tables: Sequence[PartTable], width: int, num_heads: int) -> None:
         super().__init__()
         self.tables = nn.ModuleList(tables)
-        self.depth: Transformer | None = None
-        if len(tables) > 1:
-            self.depth = Transformer(width, 1, num_heads)
-            self.places = nn.Parameter(torch.randn(len(tables), width) * INIT_STD)
+        self.along = AlongGroups(len(tables), width, 1, num_heads) if len(tables) > 1 else None
 
     @classmethod
     def of(
@@ -133,15 +126,11 @@ class Parts(nn.Module):
 
     def _states(self, hidden: Tensor, parts: Tensor, tables: list[Tensor]) -> list[Tensor]:
         """What scores each part, given those before it; ``parts`` may be the first ones alone."""
-        if self.depth is None:
+        if self.along is None:
             return [hidden]
-        steps, total = [hidden], hidden
-        for place in range(min(parts.shape[-1], len(tables) - 1)):
-            total = total + F.embedding(parts[..., place], tables[place])
-            steps.append(total)
-        sequence = torch.stack(steps, dim=-2) + self.places[: len(steps)]
-        states = self.depth(sequence.flatten(0, -3), causal=True).view(sequence.shape)
-        return list(states.unbind(dim=-2))
+        before = range(min(parts.shape[-1], len(tables) - 1))
+        read = [F.embedding(parts[..., place], tables[place]) for place in before]
+        return list(self.along(hidden, read).unbind(dim=-2))
 
     def _logits(self, state: Tensor, place: int, tables: list[Tensor]) -> Tensor:
         return F.linear(state, tables[place], self.tables[place].bias)  # type: ignore[arg-type]

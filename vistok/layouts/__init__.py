@@ -7,9 +7,12 @@ packed = layout.pack(tokenizer.encode(x))
 packed.ids, packed.labels, layout.vocabulary_size
 layout.allowed(packed.ids[:, :10], grid=(64, 64))
 layout.unpack(packed.ids).values
+fitting(tokenizer.spec)                  # names of the layouts that take this tokenizer
 """
 
-from vistok.layouts.embedding import TokenEmbedder, TokenHead, codebook_vectors, grown_rows
+from vistok.layouts.embedding import TokenEmbedder, codebook_vectors, grown_rows
+from vistok.layouts.fit import fitting
+from vistok.layouts.head import TokenHead
 from vistok.layouts.layout import Layout
 from vistok.layouts.packed import Packed, Unpacked
 from vistok.layouts.template import Template, names
@@ -22,6 +25,7 @@ __all__ = [
     "TokenHead",
     "Unpacked",
     "codebook_vectors",
+    "fitting",
     "grown_rows",
     "names",
 ]

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from vistok.errors import LayoutError
+from vistok.layouts.checks import check_values
 from vistok.layouts.layout import Layout
+from vistok.layouts.transformer import INIT_STD
 from vistok.spec import TokenizerSpec
 
 MOST_CODES = 1 << 22
-STD = 0.02
 
 
 class Embeds(Protocol):
@@ -53,7 +54,7 @@ def projected(vectors: Tensor, width: int, seed: int = 0) -> Tensor:
         vectors (..., K, d) -> (..., K, width), of mean 0 over K and mean square 1.
     """
     centred = vectors.float() - vectors.float().mean(dim=-2, keepdim=True)
-    mapped = centred @ _orthonormal(vectors.shape[-1], width, seed).to(vectors.device)
+    mapped = centred @ orthonormal(vectors.shape[-1], width, seed).to(vectors.device)
     return mapped / mapped.square().mean(dim=(-2, -1), keepdim=True).sqrt().clamp_min(1e-8)
 
 
@@ -76,12 +77,14 @@ def grown_rows(rows: Tensor, layout: Layout, vectors: Tensor, seed: int = 0) -> 
     Raises:
         LayoutError: fewer rows than the text vocabulary has, or vectors of other codes.
     """
+    if rows.ndim != 2 or not rows.is_floating_point():
+        raise LayoutError(f"rows are floats (V0, C), these are {rows.dtype} {tuple(rows.shape)}")
     text, width = layout.text_size, rows.shape[1]
     if len(rows) < text:
         raise LayoutError(f"the text vocabulary has {text} ids, the embedding {len(rows)} rows")
     known = rows[:text].detach().float()
     mean = known.mean(0) if text else torch.zeros(width)
-    std = float((known - mean).square().mean().sqrt()) if text else STD
+    std = float((known - mean).square().mean().sqrt()) if text else INIT_STD
     grown = mean.expand(layout.vocabulary_size, width).clone()
     grown[:text] = known
     codes = layout.codes()
@@ -117,20 +120,24 @@ class TokenEmbedder(nn.Module):
 
     def __init__(self, vectors: Tensor, width: int, shared: bool = True, learned: bool = False) -> None:
         super().__init__()
+        if vectors.ndim != 3 or not vectors.numel() or width < 1:
+            raise LayoutError(
+                f"vectors are (S, K, d), they are {tuple(vectors.shape)}, and width {width} must be at least 1"
+            )
         groups, _, dim = vectors.shape
         self.vectors = nn.Parameter(vectors.detach().float().clone(), requires_grad=learned)
         spread = float(self.vectors.detach().var(dim=1, unbiased=False).mean().sqrt().clamp_min(1e-8))
-        scale = STD / spread * (width / min(dim, width)) ** 0.5 / groups**0.5
-        maps = [_orthonormal(dim, width, seed) * scale for seed in range(1 if shared else groups)]
+        scale = INIT_STD / spread * (width / min(dim, width)) ** 0.5 / groups**0.5
+        maps = [orthonormal(dim, width, seed) * scale for seed in range(1 if shared else groups)]
         self.maps = nn.Parameter(torch.stack(maps))
 
     def forward(self, indices: Tensor) -> Tensor:
         """Sums over groups."""
-        return self._mapped(indices).sum(dim=2)
+        return self.by_group(indices).sum(dim=2)
 
     def depthwise(self, indices: Tensor) -> Tensor:
         """Sums up to each group, what a head that predicts one group after the other reads: (B, N, S) -> (B, N, S, C)."""
-        return self._mapped(indices).cumsum(dim=2)
+        return self.by_group(indices).cumsum(dim=2)
 
     def project(self, features: Tensor) -> Tensor:
         """Vectors that are no codes: latents, or sums of scales (``embed(cumulative=True)``).
@@ -138,6 +145,9 @@ class TokenEmbedder(nn.Module):
         Shapes:
             (B, N, D) -> (B, N, C); D = d where groups share the map, S d otherwise.
         """
+        dim = self.vectors.shape[-1] * len(self.maps)
+        if features.ndim < 1 or features.shape[-1] != dim:
+            raise LayoutError(f"features are (B, N, {dim}), they are {tuple(features.shape)}")
         if len(self.maps) == 1:
             return features @ self.maps[0]
         pieces = features.reshape(*features.shape[:-1], len(self.maps), -1)
@@ -147,90 +157,24 @@ class TokenEmbedder(nn.Module):
         """(S, K, C): every code's part of the sum."""
         return self.vectors @ self.maps
 
-    def _mapped(self, indices: Tensor) -> Tensor:
-        if indices.ndim != 3 or indices.shape[2] != len(self.vectors):
-            raise LayoutError(f"indices must be (B, N, {len(self.vectors)}), they are {tuple(indices.shape)}")
+    def by_group(self, indices: Tensor) -> Tensor:
+        """Embeddings before they are summed: (B, N, S) -> (B, N, S, C)."""
+        groups, size, _ = self.vectors.shape
+        check_values(indices, (None, None, groups), False, "what is embedded")
+        # on a GPU it would wait for the device at every step
+        if (
+            not indices.is_cuda
+            and indices.numel()
+            and not 0 <= int(indices.min()) <= int(indices.max()) < size
+        ):
+            raise LayoutError(
+                f"indices lie in [{int(indices.min())}, {int(indices.max())}], outside [0, {size}): were they of another tokenizer?"
+            )
         chosen = self.vectors[torch.arange(len(self.vectors), device=indices.device), indices]
         return torch.einsum("bnsd,sdc->bnsc", chosen, self.maps.expand(len(self.vectors), -1, -1))
 
 
-class TokenHead(nn.Module):
-    """A language model's output to logits over the codes of every group: what it points at in the space of the codes.
-
-    With layers, the groups of a position are predicted one after the other: a small causal transformer reads the output,
-    then the sums of the embeddings so far.
-
-    Source: Lee et al., RQ-Transformer (2022), arXiv:2203.01941, section 3.2.
-
-    Args:
-        embedder: Gives vectors, and the embeddings that the layers read.
-        num_layers: Of the transformer over groups; 0 predicts each group from the output alone.
-        num_heads: Its attention heads; they divide the width.
-
-    Shapes:
-        hidden (B, N, C), indices (B, N, S) -> logits (B, N, S, K): entry s given groups before s.
-    """
-
-    def __init__(self, embedder: TokenEmbedder, num_layers: int = 0, num_heads: int = 4) -> None:
-        super().__init__()
-        groups, _, dim = embedder.vectors.shape
-        width = embedder.maps.shape[-1]
-        self.embedder = embedder
-        self.norm = nn.LayerNorm(width)
-        self.queries = nn.Parameter(torch.stack([_orthonormal(width, dim, seed) for seed in range(groups)]))
-        spread = embedder.vectors.detach().square().mean().sqrt().clamp_min(1e-8)
-        # logits of about half at the start: nearly uniform, and the direction of every code already tells
-        self.scale = nn.Parameter(0.5 / spread / dim**0.5)
-        self.depth = nn.Parameter(torch.randn(groups, width) * STD)
-        layers = [
-            nn.TransformerEncoderLayer(
-                width, num_heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
-            )
-            for _ in range(num_layers)
-        ]
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, hidden: Tensor, indices: Tensor | None = None) -> Tensor:
-        """Logits of all groups.
-
-        Raises:
-            LayoutError: layers and no indices to read.
-        """
-        groups = len(self.depth)
-        if not len(self.layers):
-            return self._logits(hidden.unsqueeze(-2) + self.depth)
-        if indices is None:
-            raise LayoutError("a head with layers reads the groups before: give indices, or call sample")
-        read = torch.cat([hidden.unsqueeze(2), self.embedder.depthwise(indices)[:, :, :-1]], dim=2)
-        return self._logits(self._attended(read.flatten(0, 1)).view(*hidden.shape[:2], groups, -1))
-
-    @torch.no_grad()
-    def sample(
-        self, hidden: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draws the indices of one position, group after group: (B, C) -> (B, S)."""
-        drawn = torch.zeros(len(hidden), 1, len(self.depth), dtype=torch.int64, device=hidden.device)
-        for group in range(len(self.depth)):
-            logits = self(hidden.unsqueeze(1), drawn)[:, 0, group] / temperature
-            drawn[:, 0, group] = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
-        return drawn[:, 0]
-
-    def _attended(self, read: Tensor) -> Tensor:
-        x = read + self.depth
-        mask = nn.Transformer.generate_square_subsequent_mask(
-            len(self.depth), device=read.device, dtype=read.dtype
-        )
-        for layer in self.layers:
-            x = layer(x, src_mask=mask, is_causal=True)
-        return x
-
-    def _logits(self, x: Tensor) -> Tensor:
-        queries = torch.einsum("...sc,scd->...sd", self.norm(x), self.queries)
-        logits: Tensor = self.scale * torch.einsum("...sd,skd->...sk", queries, self.embedder.vectors)
-        return logits
-
-
-def _orthonormal(rows: int, columns: int, seed: int) -> Tensor:
+def orthonormal(rows: int, columns: int, seed: int) -> Tensor:
     """A map (rows, columns) that keeps lengths, of the larger side's random directions."""
     generator = torch.Generator().manual_seed(seed)
     most, least = max(rows, columns), min(rows, columns)

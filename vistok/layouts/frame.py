@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vistok.errors import LayoutError
+from vistok.layouts.checks import ids_of_text
 from vistok.layouts.streams import Grid, Slots, StreamOrder
 from vistok.layouts.template import Choice, Label, Template, Text, Tokens
 from vistok.layouts.vocabulary import Vocabulary
@@ -88,7 +89,7 @@ def build_frame(
         elif isinstance(item, Label):
             parts.append(_fixed([0], LABEL))
         elif isinstance(item, Text):
-            parts.append(_fixed(_header(item.text.format(**fields), template, text)))
+            parts.append(_fixed(_header(item.text.format(**fields), template, text, vocabulary.size)))
         else:
             parts.append(_fixed([_special(item, template, vocabulary, fields)]))
     joined = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in _COLUMNS}
@@ -113,12 +114,14 @@ def _special(name: str, template: Template, vocabulary: Vocabulary, fields: Mapp
     return ids[value]
 
 
-def _header(written: str, template: Template, text: Callable[[str], Sequence[int]] | None) -> list[int]:
+def _header(
+    written: str, template: Template, text: Callable[[str], Sequence[int]] | None, size: int
+) -> list[int]:
     if text is None:
         raise LayoutError(
             f"{template.system} writes {written!r} as text: give text=, a function from text to ids (a tokenizer's encode)"
         )
-    return [int(id_) for id_ in text(written)]
+    return ids_of_text(text, written, size, template.system)
 
 
 def _separators(

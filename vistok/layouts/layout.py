@@ -9,13 +9,25 @@ import torch
 from torch import Tensor
 
 from vistok.errors import LayoutError
-from vistok.layouts.frame import LABEL, Frame, build_frame
+from vistok.layouts.checks import (
+    check_spec,
+    check_text,
+    check_values,
+    check_vocabulary,
+    checked_ids,
+    checked_labels,
+    checked_sizes,
+)
+from vistok.layouts.fit import matched
+from vistok.layouts.frame import LABEL, Frame
+from vistok.layouts.frames import Frames
+from vistok.layouts.given import batch_of, given_streams
 from vistok.layouts.grammar import Grammar
 from vistok.layouts.packed import Packed, Stream, StreamValues, Unpacked
 from vistok.layouts.streams import Grid, StreamOrder
 from vistok.layouts.template import Template
 from vistok.layouts.vocabulary import CodeIds, Vocabulary
-from vistok.spec import StreamSpec, TokenizerSpec
+from vistok.spec import TokenizerSpec
 
 
 class Layout:
@@ -43,10 +55,13 @@ class Layout:
         sizes: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.template = template if isinstance(template, Template) else Template.named(template)
+        check_spec(spec)
+        check_vocabulary(vocabulary)
+        check_text(text)
         self.spec = spec
         self._orders = {
             name: StreamOrder(self.template.streams[name], stream, self.template.system)
-            for name, stream in _matched(self.template, spec).items()
+            for name, stream in matched(self.template, spec).items()
         }
         stacked = [order.num_groups for order in self._orders.values() if order.stacked]
         if stacked and len(self._orders) > 1:
@@ -54,9 +69,13 @@ class Layout:
         self.num_stacked: int = stacked[0] if stacked else 0
         self._vocabulary = Vocabulary(self.template, self._orders, vocabulary)
         self._grammar = Grammar(self.template.system, list(self._orders), self._vocabulary, self.num_stacked)
-        self._text = text if text is not None else _by_character(vocabulary)
-        self._sizes = tuple(sizes) or ((spec.image.size,) if spec.image.size is not None else ())
-        self._frames: dict[tuple[Grid, ...], Frame] = {}
+        text = text if text is not None else _by_character(vocabulary)
+        known = checked_sizes(sizes)
+        for order in self._orders.values():
+            order.check_sizes(known)
+        if not known and spec.image.size is not None:
+            known = (spec.image.size,)
+        self._frames = Frames(self.template, self._vocabulary, self._orders, text, known)
 
     # ---------------------------------------------------------------- the vocabulary
 
@@ -116,9 +135,11 @@ class Layout:
         Raises:
             LayoutError: tokens that do not fit their grid or codebook, or labels that are missing or out of range.
         """
-        given = self._given(tokens, grid)
-        frame = self._frame(tuple(stream.grid for stream in given))
-        batch = len(given[0].values)
+        given = given_streams(tokens, grid, self._orders, self._frames, self.template.system)
+        frame = self._frames.of(tuple(stream.grid for stream in given))
+        for order, stream in zip(self._orders.values(), given, strict=True):
+            order.check(stream.values, stream.grid)
+        batch = batch_of(given, self.template.system)
         ids = frame.fixed.expand(batch, -1).clone()
         if self.num_stacked:
             ids = ids.unsqueeze(-1).repeat(1, 1, self.num_stacked)
@@ -160,8 +181,10 @@ class Layout:
         Raises:
             LayoutError: ids that this layout does not write; the message names the first wrong one.
         """
-        ids = self._checked_ids(ids)
-        frames = self._candidates(grid) or self._guesses(ids)
+        ids = checked_ids(ids, self.num_stacked, self.template.system)
+        if not len(ids):
+            raise LayoutError(f"there is no image in ids {tuple(ids.shape)}: give at least one row")
+        frames = self._frames.candidates(grid) or self._frames.guesses(ids, self._grammar)
         fitting = [frame for frame in frames if frame.length == ids.shape[1]]
         if not fitting:
             lengths = ", ".join(str(frame.length) for frame in frames[:4]) or "none that could be found"
@@ -173,13 +196,15 @@ class Layout:
         for number, (name, order) in enumerate(self._orders.items()):
             own = frame.grids[number]
             if order.rule.placeholder is not None:
-                arranged = self._beside(name, values, int((frame.owner == number).sum()))
+                arranged = self._beside(name, values, len(ids), int((frame.owner == number).sum()))
             else:
                 at = frame.owner == number
                 arranged, _ = self._vocabulary.codes[name].to_values(
                     ids[:, at], self._grammar.groups(frame)[at]
                 )
             streams[order.stream.name] = Stream(order.restore(arranged, own), own)
+            if order.rule.placeholder is not None:
+                order.check(streams[order.stream.name].values, own)
         labels = ids[:, frame.owner == LABEL].flatten(1)[:, :1].flatten() - self._vocabulary.label_start
         return Unpacked(streams, labels if len(labels) else None)
 
@@ -197,12 +222,8 @@ class Layout:
         Raises:
             LayoutError: a prefix that this layout does not write; the message names the first wrong id.
         """
-        prefix = self._checked_ids(prefix)
-        frames = self._candidates(grid)
-        if not frames:
-            raise LayoutError(
-                f"{self.template.system} needs to know which sizes there can be: say grid=, or sizes= of Layout"
-            )
+        prefix = checked_ids(prefix, self.num_stacked, self.template.system)
+        frames = self._frames.known(grid)
         shape = (self.num_stacked, self.vocabulary_size) if self.num_stacked else (self.vocabulary_size,)
         allowed = torch.zeros(len(prefix), *shape, dtype=torch.bool)
         written = torch.zeros(len(prefix), dtype=torch.bool)
@@ -219,24 +240,26 @@ class Layout:
         return allowed
 
     def complete(self, ids: Tensor, grid: Grid | Sequence[Grid] | None = None) -> Tensor:
-        """Which sequences begin with a whole image: (B, P) or (B, P, S) -> (B,) bool."""
-        ids = self._checked_ids(ids)
+        """Which sequences begin with a whole image, whatever comes after: (B, P) or (B, P, S) -> (B,) bool."""
+        ids = checked_ids(ids, self.num_stacked, self.template.system)
         complete = torch.zeros(len(ids), dtype=torch.bool)
-        for frame in self._candidates(grid):
+        for frame in self._frames.known(grid):
             if frame.length <= ids.shape[1]:
                 complete |= ~self._grammar.wrong(ids[:, : frame.length], frame).flatten(1).any(1)
         return complete
 
     def length(self, grid: Grid | Sequence[Grid] | None = None) -> int:
         """L, ids of one image; of the largest of the known sizes where no grid is said."""
-        return max((frame.length for frame in self._candidates(grid)), default=0)
+        return max(frame.length for frame in self._frames.known(grid))
 
     def prompt(self, grid: Grid | Sequence[Grid] | None = None, labels: Tensor | None = None) -> Tensor:
         """What stands before the first token of an image of one size: (B, P) ids, B the number of labels, or 1."""
-        frames = self._candidates(grid)
+        frames = self._frames.known(grid)
         if len(frames) != 1:
             raise LayoutError(f"{self.template.system} begins differently for {len(frames)} sizes: say grid=")
         (frame,) = frames
+        if labels is not None:
+            labels = checked_labels(labels, None, self._vocabulary.num_labels, self.template.system)
         ids = frame.fixed.expand(1 if labels is None else len(labels), -1).clone()
         if self.num_stacked:
             ids = ids.unsqueeze(-1).repeat(1, 1, self.num_stacked)
@@ -244,71 +267,6 @@ class Layout:
         return ids[:, : frame.first_token]
 
     # ---------------------------------------------------------------- inside
-
-    def _frame(self, grids: tuple[Grid, ...]) -> Frame:
-        if grids not in self._frames:
-            self._frames[grids] = build_frame(
-                self.template, self._vocabulary, self._orders, grids, self._text
-            )
-        return self._frames[grids]
-
-    def _candidates(self, grid: Grid | Sequence[Grid] | None) -> list[Frame]:
-        if grid is not None:
-            grids = [grid] if all(isinstance(side, int) for side in grid) else list(grid)
-            if len(grids) != len(self._orders):
-                raise LayoutError(
-                    f"{self.template.system} has {len(self._orders)} streams, {len(grids)} grids are said"
-                )
-            return [self._frame(tuple(tuple(one) for one in grids))]  # type: ignore[arg-type]
-        orders = list(self._orders.values())
-        if len(orders) == 1 and orders[0].stream.topology == "ragged":
-            return [self._frame(((number + 1,),)) for number in range(orders[0].stream.max_tokens)]
-        return [self._frame(tuple(order.grid_of(size) for order in orders)) for size in self._sizes]
-
-    def _guesses(self, ids: Tensor) -> list[Frame]:
-        """Frames of every grid that has as many tokens as the first image, of a single stream; a square first."""
-        if len(self._orders) > 1:
-            return []
-        (name, order), first = next(iter(self._orders.items())), ids[0]
-        if name in self._vocabulary.codes:
-            number = self._grammar.count(name, first) // order.num_groups
-        else:
-            number = int((first == self._vocabulary.placeholder(order.rule)).sum())
-        return [self._frame((grid,)) for grid in order.grids_of(number)]
-
-    def _given(self, tokens: Tensor | Mapping[str, StreamValues], grid: Grid | None) -> list[Stream]:
-        if isinstance(tokens, Tensor):
-            if len(self._orders) > 1:
-                raise LayoutError(
-                    f"{self.template.system} has {len(self._orders)} streams: give pack what encode gave"
-                )
-            if grid is None:
-                (order,) = self._orders.values()
-                grids = [frame.grids[0] for frame in self._candidates(None)]
-                known = [one for one in grids if order.num_tokens(one) == tokens.shape[1]]
-                if len(known) != 1:
-                    raise LayoutError(f"{tokens.shape[1]} tokens do not say their grid: say grid=")
-                (grid,) = known
-            return [Stream(tokens, tuple(grid))]
-        lengths = getattr(tokens, "lengths", None)
-        number = None if lengths is None else int(lengths[0])
-        if lengths is not None and bool((lengths != number).any()):
-            image = int((lengths != number).nonzero()[0])
-            raise LayoutError(
-                f"image 0 has {number} tokens, image {image} {int(lengths[image])}: pack those of each length apart"
-            )
-        given = []
-        for order in self._orders.values():
-            if order.stream.name not in tokens:
-                raise LayoutError(
-                    f"{self.template.system} takes stream {order.stream.name!r}, given are {', '.join(tokens)}"
-                )
-            stream = tokens[order.stream.name]
-            if number is not None and order.stream.topology == "ragged":
-                given.append(Stream(stream.values[:, :number], (number,)))
-            else:
-                given.append(Stream(stream.values, tuple(stream.grid)))
-        return given
 
     def _write_labels(self, ids: Tensor, frame: Frame, labels: Tensor | None) -> None:
         at = frame.owner == LABEL
@@ -319,46 +277,19 @@ class Layout:
             )
         if labels is None:
             return
-        wrong = ((labels < 0) | (labels >= self._vocabulary.num_labels)).nonzero()
-        if len(wrong):
-            image = int(wrong[0])
-            raise LayoutError(
-                f"image {image} has label {int(labels[image])}, outside [0, {self._vocabulary.num_labels}) of {self.template.system}"
-            )
-        ids[:, at] = (labels.to("cpu") + self._vocabulary.label_start).view(-1, *[1] * (ids.ndim - 1))
+        labels = checked_labels(labels, len(ids), self._vocabulary.num_labels, self.template.system)
+        ids[:, at] = (labels + self._vocabulary.label_start).view(-1, *[1] * (ids.ndim - 1))
 
-    def _beside(self, name: str, values: Mapping[str, Tensor] | None, number: int) -> Tensor:
-        if values is None or name not in values:
+    def _beside(self, name: str, values: Mapping[str, Tensor] | None, batch: int, number: int) -> Tensor:
+        if not isinstance(values, Mapping) or name not in values:
             raise LayoutError(
                 f"{self.template.system} has placeholders for {name!r}: give values= that pack gave beside the ids"
             )
-        found = values[name]
-        if found.ndim != 3 or found.shape[1] != number:
-            raise LayoutError(
-                f"{number} placeholders stand for {name!r}, its values are {tuple(found.shape)}"
-            )
+        order, found = self._orders[name], values[name]
+        last = order.stream.dim * order.rule.patch**2 if order.rule.latents else order.num_groups
+        what = f"what stands beside the {number} placeholders for {name!r}"
+        check_values(found, (batch, number, last), order.rule.latents, what)
         return found
-
-    def _checked_ids(self, ids: Tensor) -> Tensor:
-        dims = 3 if self.num_stacked else 2
-        if ids.ndim != dims or ids.is_floating_point() or (dims == 3 and ids.shape[2] != self.num_stacked):
-            shape = f"(B, L, {self.num_stacked})" if self.num_stacked else "(B, L)"
-            raise LayoutError(
-                f"ids of {self.template.system} are integers {shape}, these are {ids.dtype} {tuple(ids.shape)}"
-            )
-        return ids.to("cpu", torch.int64)
-
-
-def _matched(template: Template, spec: TokenizerSpec) -> dict[str, StreamSpec]:
-    if len(template.streams) == 1:
-        return {next(iter(template.streams)): spec.main}
-    streams = {stream.name: stream for stream in spec.streams}
-    missing = next((name for name in template.streams if name not in streams), None)
-    if missing is not None:
-        raise LayoutError(
-            f"{template.system} takes a stream {missing!r}, tokenizer {spec.name!r} has {', '.join(streams)}"
-        )
-    return {name: streams[name] for name in template.streams}
 
 
 def _by_character(vocabulary: Mapping[str, int] | int | None) -> Callable[[str], Sequence[int]] | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vistok.errors import LayoutError
+from vistok.layouts.checks import check_values
 from vistok.layouts.template import StreamRule
 from vistok.spec import StreamSpec
 
@@ -43,32 +44,15 @@ class StreamOrder:
 
     Args:
         rule: Of the template.
-        stream: Of the tokenizer.
+        stream: Of the tokenizer, one that the rule fits (``fit.matched``).
         system: Named in messages.
-
-    Raises:
-        LayoutError: a stream that the rule does not fit.
     """
 
     def __init__(self, rule: StreamRule, stream: StreamSpec, system: str) -> None:
         self.rule, self.stream, self.system = rule, stream, system
-        if rule.latents != (stream.codebook_size is None):
-            kinds = ("indices", "latents")
-            raise LayoutError(
-                f"{system} takes {kinds[rule.latents]}, stream {stream.name!r} of this tokenizer has {kinds[not rule.latents]}"
-            )
-        if rule.patch > 1 and stream.topology != "2d":
-            raise LayoutError(
-                f"{system} packs squares of latents, stream {stream.name!r} has no grid of two dimensions"
-            )
         self.reversed = rule.reversed or stream.order == "reversed"
         self.widths = self._split_widths()
         self.num_groups = stream.num_groups * max(1, len(self.widths))
-        if self.num_groups > 1 and not rule.groups and rule.placeholder is None:
-            raise LayoutError(
-                f"{system} takes one index a position, stream {stream.name!r} has {self.num_groups}: "
-                "use a layout with groups, unitok or vila_u say"
-            )
 
     @property
     def stacked(self) -> bool:
@@ -91,6 +75,10 @@ class StreamOrder:
         if self.stream.topology in ("1d", "ragged"):
             if len(grid) != 1:
                 raise LayoutError(f"the grid of stream {self.stream.name!r} is (N,), it is given as {grid}")
+            if 0 < self.stream.max_tokens < grid[0]:
+                raise LayoutError(
+                    f"stream {self.stream.name!r} has at most {self.stream.max_tokens} tokens, the grid says {grid[0]}"
+                )
             return ((1, grid[0]),)
         if len(grid) != 2:
             raise LayoutError(f"the grid of stream {self.stream.name!r} is (h, w), it is given as {grid}")
@@ -107,6 +95,15 @@ class StreamOrder:
     def num_tokens(self, grid: Grid) -> int:
         """N of what the tokenizer gives on a grid."""
         return sum(map(prod, self.grids(grid))) * self.rule.patch**2
+
+    def check_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Refuses (H, W) in pixels that the positions of a grid do not tile."""
+        side = self.stream.factor * self.rule.patch
+        wrong = next((size for size in sizes if side and (size[0] % side or size[1] % side)), None)
+        if wrong is not None:
+            raise LayoutError(
+                f"sizes holds {wrong}, of which {self.system} takes multiples of {side} with stream {self.stream.name!r}"
+            )
 
     def grid_of(self, size: tuple[int, int]) -> Grid:
         """The token grid of images of (H, W) pixels; the longest where the length varies."""
@@ -146,13 +143,28 @@ class StreamOrder:
             row, column, scale, run = (np.repeat(part, self.num_groups) for part in (row, column, scale, run))
         return Slots(group, row, column, scale, run)
 
-    def arrange(self, values: Tensor, grid: Grid) -> Tensor:
-        """Indices (B, N, S) to (B, M), or (B, N, S') where they are stacked or go beside; latents (B, N, D) to (B, M, p p D).
+    def check(self, values: Tensor, grid: Grid) -> None:
+        """Refuses values that are not those of a grid.
 
         Raises:
-            LayoutError: another shape, or an index outside the codebook; the first wrong one is named.
+            LayoutError: another shape or type, or an index outside the codebook; the first wrong one is named.
         """
-        self._check(values, grid)
+        last = self.stream.dim if self.rule.latents else self.stream.num_groups
+        what = f"stream {self.stream.name!r} on a grid of {' x '.join(map(str, grid))}"
+        check_values(values, (None, self.num_tokens(grid), last), self.rule.latents, what)
+        if self.rule.latents:
+            return
+        size = self.stream.codebook_size or 0
+        wrong = ((values < 0) | (values >= size)).nonzero()
+        if len(wrong):
+            image, position, group = wrong[0].tolist()
+            raise LayoutError(
+                f"image {image} holds index {int(values[image, position, group])} at position {position} of stream "
+                f"{self.stream.name!r}, outside [0, {size})"
+            )
+
+    def arrange(self, values: Tensor, grid: Grid) -> Tensor:
+        """Indices (B, N, S) to (B, M), or (B, N, S') where they are stacked or go beside; latents (B, N, D) to (B, M, p p D)."""
         if self.rule.latents:
             return self._reverse(self._patched(values, grid))
         parts = self._reverse(self._split(values.long()))
@@ -176,39 +188,7 @@ class StreamOrder:
         rule, stream = self.rule, self.stream
         if not rule.split:
             return ()
-        if rule.split == "bits":
-            if not stream.bits:
-                raise LayoutError(
-                    f"{self.system} takes bits, stream {stream.name!r} of {stream.quantizer or '?'} has none"
-                )
-            return (1,) * stream.bits
-        if stream.codebook_size != 1 << sum(rule.split):
-            raise LayoutError(
-                f"{self.system} splits indices into {' + '.join(map(str, rule.split))} bits, "
-                f"stream {stream.name!r} has {stream.codebook_size} codes"
-            )
-        return tuple(rule.split)
-
-    def _check(self, values: Tensor, grid: Grid) -> None:
-        number = self.num_tokens(grid)
-        last = self.stream.dim if self.rule.latents else self.stream.num_groups
-        if values.ndim != 3 or values.shape[1] != number or values.shape[2] != last:
-            raise LayoutError(
-                f"stream {self.stream.name!r} on a grid of {' x '.join(map(str, grid))} is (B, {number}, {last}), "
-                f"it is given as {tuple(values.shape)}"
-            )
-        if self.rule.latents:
-            return
-        if values.is_floating_point():
-            raise LayoutError(f"stream {self.stream.name!r} takes integer indices, these are {values.dtype}")
-        size = self.stream.codebook_size or 0
-        wrong = ((values < 0) | (values >= size)).nonzero()
-        if len(wrong):
-            image, position, group = wrong[0].tolist()
-            raise LayoutError(
-                f"image {image} holds index {int(values[image, position, group])} at position {position} of stream "
-                f"{self.stream.name!r}, outside [0, {size})"
-            )
+        return (1,) * stream.bits if rule.split == "bits" else tuple(rule.split)
 
     def _reverse(self, values: Tensor) -> Tensor:
         return values.flip(1) if self.reversed else values

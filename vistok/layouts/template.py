@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from string import Formatter
+from typing import Literal, get_args
 
 from vistok.errors import LayoutError
+from vistok.spec import Topology
 
 FOLDER = Path(__file__).parent / "templates"
 GROWTH = ("specials", "codes", "labels", "mask")
 CHOOSERS = ("h", "w", "H", "W", "N")
+TOPOLOGIES: tuple[Topology, ...] = get_args(Topology)
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,17 @@ class StreamRule:
         placeholder: The special, or an id below 0 that no vocabulary has, that stands for each position; the values then
             travel beside the ids. None where the ids are the values.
         latents: Whether the stream is continuous.
-        groups: Where the S indices of a position go: ``stacked`` in a further axis, ``interleaved`` position by position
-            or ``grouped`` one group after the other; empty takes one index a position only.
+        groups: Where the S indices of a position go: ``stacked`` in a further axis, ``interleaved`` position by position,
+            ``grouped`` one group after the other, or ``beside`` the ids where placeholders stand for positions; empty
+            takes one index a position only.
         own_ranges: Whether each group has ids of its own, instead of all sharing one range.
         split: Bits of the parts that each index is split into, most significant first; ``bits`` for one each.
         reversed: Whether the last position comes first, as it does anyway where the tokenizer's spec says so.
         patch: Side of the squares of positions that make one, latents only: (h, w, D) -> (h / p, w / p, p p D).
+        reads: Name of the tokenizer's stream; empty for the only one, or where there are several for the one of this name.
+        topology: Which topologies of ``StreamSpec`` the system takes; empty for any that the sequence can write: marks
+            between rows and headers of h, w, H, W need a grid, marks of scales scales, squares of latents one grid.
+        combinator: Which combinators of ``StreamSpec`` the indices of a position may have; empty for any.
     """
 
     token: str = ""
@@ -66,11 +73,14 @@ class StreamRule:
     table: tuple[int, ...] = ()
     placeholder: str | int | None = None
     latents: bool = False
-    groups: Literal["", "stacked", "interleaved", "grouped"] = ""
+    groups: Literal["", "stacked", "interleaved", "grouped", "beside"] = ""
     own_ranges: bool = False
     split: tuple[int, ...] | Literal["bits"] = ()
     reversed: bool = False
     patch: int = 1
+    reads: str = ""
+    topology: tuple[Topology, ...] = ()
+    combinator: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,20 +112,7 @@ class Label:
     label: int
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "token": (str,),
-    "start": (int,),
-    "table": (list,),
-    "placeholder": (str, int),
-    "latents": (bool,),
-    "groups": (str,),
-    "own_ranges": (bool,),
-    "split": (list, str),
-    "reversed": (bool,),
-    "patch": (int,),
-}
 Item = str | Tokens | Text | Label
-_ITEMS: dict[str, type[Tokens] | type[Text] | type[Label]] = {"tokens": Tokens, "text": Text, "label": Label}
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,8 @@ class Template:
     Args:
         system: Its name, for messages.
         sequence: What stands in a row: names of specials or choices, ``Tokens``, ``Text``, ``Label``.
-        streams: By name. One alone is the tokenizer's first, whatever its name; several are its streams of those names.
+        streams: By name. One alone is the tokenizer's only one, whatever its name; several are its streams of those names.
+            Which it reads of more is what each ``reads`` says.
         specials: By the name that the sequence uses.
         choices: Likewise.
         mask: The token of positions that a masked model has yet to fill; None for others.
@@ -157,6 +155,12 @@ class Template:
         for name, choice in self.choices.items():
             if choice.by not in CHOOSERS:
                 raise refuse(f"chooses {name!r} by {choice.by!r}: it must be one of {', '.join(CHOOSERS)}")
+        tokens = [special.token for special in self._specials()]
+        double = next((token for token in tokens if tokens.count(token) > 1), None)
+        if double is not None:
+            raise refuse(f"has the token {double!r} twice: use one name of it in the sequence")
+        if sum(isinstance(item, Label) for item in self.sequence) > 1:
+            raise refuse("has two class labels: one goes into a sequence")
         for name in self._used():
             if name and name not in self.specials and name not in self.choices:
                 raise refuse(f"uses {name!r}, which is neither a special nor a choice of it")
@@ -165,6 +169,38 @@ class Template:
             raise refuse(
                 f"writes the streams {', '.join(written)} and defines {', '.join(self.streams)}: each must be there once"
             )
+
+        for name, rule in self.streams.items():
+            beyond = next((told for told in rule.topology if told not in self._writable(name)), None)
+            if beyond is not None:
+                raise refuse(
+                    f"takes topology {beyond} for {name!r}, which its marks, headers or squares cannot write"
+                )
+
+    def topologies(self, stream: str) -> tuple[Topology, ...]:
+        """Which a stream may have, by its name: those that its rule says, or all that the sequence can write."""
+        return self.streams[stream].topology or self._writable(stream)
+
+    def _writable(self, stream: str) -> tuple[Topology, ...]:
+        (item,) = (item for item in self.sequence if isinstance(item, Tokens) and item.tokens == stream)
+        if self.streams[stream].patch > 1:
+            return ("2d",)
+        if item.before_scale or item.between_scales:
+            return ("multiscale",)
+        first = stream == next(iter(self.streams))
+        if item.after_row or item.between_rows or (first and self._says_sides()):
+            return ("2d", "multiscale")
+        return TOPOLOGIES
+
+    def _says_sides(self) -> bool:
+        """Whether something in the sequence is about rows and columns."""
+        texts = "".join(item.text for item in self.sequence if isinstance(item, Text))
+        chosen = {choice.by for name, choice in self.choices.items() if name in self.sequence}
+        return bool((chosen | {field for _, field, _, _ in Formatter().parse(texts) if field}) - {"N"})
+
+    def _specials(self) -> list[Special]:
+        chosen = [special for choice in self.choices.values() for special in choice.tokens.values()]
+        return [*self.specials.values(), *chosen, *([] if self.mask is None else [self.mask])]
 
     def _used(self) -> list[str]:
         used = [item for item in self.sequence if isinstance(item, str)]
@@ -182,13 +218,11 @@ class Template:
         Raises:
             LayoutError: not YAML, or not of this form; the message names the first wrong field.
         """
-        import yaml
+        from vistok.layouts.reading import read_template
 
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise LayoutError(f"a layout is not YAML: {' '.join(str(error).split())}") from error
-        return _template(data)
+        if not isinstance(text, str):
+            raise LayoutError(f"a layout is a YAML text, it is given as a {type(text).__name__}")
+        return read_template(text)
 
     @classmethod
     def named(cls, name: str | Path) -> Template:
@@ -197,7 +231,7 @@ class Template:
         Raises:
             LayoutError: there is none.
         """
-        path = Path(name)
+        path = Path(str(name))
         if path.suffix not in (".yaml", ".yml"):
             path = FOLDER / f"{name}.yaml"
         try:
@@ -211,133 +245,3 @@ class Template:
 def names() -> list[str]:
     """The layouts that come with vistok."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def _template(data: Any) -> Template:
-    if not isinstance(data, Mapping):
-        raise LayoutError(f"a layout is a mapping of fields, this is {type(data).__name__}")
-    fields = dict(data)
-    if "like" in fields:
-        base = _raw(str(fields.pop("like")))
-        fields = {**base, **fields}
-    system = str(fields.get("system", "an unnamed system"))
-    where = f"the layout of {system}"
-    known = {f.name for f in dataclasses.fields(Template)}
-    _refuse_unknown(fields, known, where)
-    for needed in ("sequence", "streams"):
-        if needed not in fields:
-            raise LayoutError(f"{where} has no {needed!r}")
-    for name, kind, told in (
-        ("sequence", list, "list"),
-        ("growth", list, "list"),
-        ("streams", Mapping, "mapping"),
-        ("specials", Mapping, "mapping"),
-        ("choices", Mapping, "mapping"),
-    ):
-        if name in fields and not isinstance(fields[name], kind):
-            raise LayoutError(f"{where} has {name} = {fields[name]!r}, it must be a {told}")
-    mask, published = fields.get("mask"), fields.get("text_vocabulary")
-    return Template(
-        system=system,
-        sequence=tuple(_item(item, where) for item in fields["sequence"]),
-        streams={
-            name: _rule(rule or {}, f"{where}, stream {name!r},") for name, rule in fields["streams"].items()
-        },
-        specials={name: _special(value, where) for name, value in fields.get("specials", {}).items()},
-        choices={
-            name: _choice(value, f"{where}, choice {name!r},")
-            for name, value in fields.get("choices", {}).items()
-        },
-        mask=None if mask is None else _special(mask, where),
-        text_vocabulary=None if published is None else _integer(published, f"{where}: text_vocabulary"),
-        growth=tuple(fields.get("growth", GROWTH)),
-    )
-
-
-def _raw(name: str) -> dict[str, Any]:
-    import yaml
-
-    if name not in names():
-        raise LayoutError(f"a layout is like {name!r}, which vistok does not have: {', '.join(names())}")
-    return dict(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
-
-
-def _refuse_unknown(fields: Mapping[str, Any], known: set[str], where: str) -> None:
-    unknown = sorted(str(name) for name in fields if name not in known)
-    if unknown:
-        raise LayoutError(f"{where} has the field {unknown[0]!r}; it may have {', '.join(sorted(known))}")
-
-
-def _integer(value: Any, what: str) -> int:
-    if type(value) is not int:
-        raise LayoutError(f"{what} is {value!r}, it must be an integer")
-    return value
-
-
-def _special(value: Any, where: str) -> Special:
-    if isinstance(value, str):
-        return Special(value)
-    if isinstance(value, Mapping) and set(value) <= {"token", "id"} and isinstance(value.get("token"), str):
-        number = value.get("id")
-        return Special(
-            value["token"], None if number is None else _integer(number, f"{where}: id of {value['token']}")
-        )
-    raise LayoutError(f"{where} has the special {value!r}: it must be a token or {{token, id}}")
-
-
-def _choice(value: Any, where: str) -> Choice:
-    if (
-        not isinstance(value, Mapping)
-        or set(value) != {"by", "tokens"}
-        or not isinstance(value["tokens"], Mapping)
-    ):
-        raise LayoutError(f"{where} must be {{by, tokens}}")
-    tokens = {
-        _integer(key, f"{where} a value"): _special(token, where) for key, token in value["tokens"].items()
-    }
-    return Choice(str(value["by"]), tokens)
-
-
-def _rule(value: Any, where: str) -> StreamRule:
-    if not isinstance(value, Mapping):
-        raise LayoutError(f"{where} is {value!r}, it must be a mapping of fields")
-    _refuse_unknown(value, {f.name for f in dataclasses.fields(StreamRule)}, where)
-    for name, kinds in _KINDS.items():
-        if name in value and type(value[name]) not in kinds:
-            told = " or ".join(kind.__name__ for kind in kinds)
-            raise LayoutError(f"{where} has {name} {value[name]!r}: it must be {told}")
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    rule = StreamRule(**fields)
-    _check_pattern(rule.token, ("id", "letters"), where)
-    if rule.groups not in ("", "stacked", "interleaved", "grouped"):
-        raise LayoutError(f"{where} has groups {rule.groups!r}: stacked, interleaved or grouped")
-    if rule.latents and rule.placeholder is None:
-        raise LayoutError(f"{where} is continuous and needs a placeholder")
-    if type(rule.patch) is not int or rule.patch < 1 or (rule.patch > 1 and not rule.latents):
-        raise LayoutError(f"{where} has patch {rule.patch!r}: at least 1, and above it for latents only")
-    return rule
-
-
-def _check_pattern(pattern: str, fields: tuple[str, ...], where: str) -> None:
-    try:
-        pattern.format(**dict.fromkeys(fields, 0))
-    except (KeyError, IndexError, ValueError) as error:
-        raise LayoutError(
-            f"{where} has the pattern {pattern!r}: it may have the fields {', '.join(fields)}"
-        ) from error
-
-
-def _item(value: Any, where: str) -> Item:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        for key, kind in _ITEMS.items():
-            if key in value:
-                _refuse_unknown(value, {f.name for f in dataclasses.fields(kind)}, f"{where}, item {key!r},")
-                item = kind(**value)
-                if isinstance(item, Text):
-                    _check_pattern(item.text, CHOOSERS, where)
-                return item
-    raise LayoutError(
-        f"{where} has the item {value!r}: it must be a name, or have one of {', '.join(_ITEMS)}"
-    )

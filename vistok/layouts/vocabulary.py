@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -61,6 +62,29 @@ class CodeIds:
         if self.table is not None:
             return self.table.expand(len(self.sizes), -1)
         return self.starts[:, None] + torch.arange(int(self.sizes[0]))
+
+    def twice(self) -> int | None:
+        """An id that two values have, if there is one."""
+        if self.table is None:
+            return None
+        ranked = self.table.sort().values
+        twice = ranked[1:][ranked[1:] == ranked[:-1]]
+        return int(twice[0]) if len(twice) else None
+
+    def meeting(self, other: CodeIds) -> int | None:
+        """The least id that codes of another stream have too, if there is one."""
+        if self.table is None and other.table is not None:
+            return other.meeting(self)
+        least: list[int] = []
+        for group in range(len(other.sizes)):
+            if self.table is not None:
+                found = self.table[~other.to_values(self.table, torch.full_like(self.table, group))[1]]
+                least += found.tolist()
+                continue
+            first, end = int(other.starts[group]), int(other.starts[group] + other.sizes[group])
+            both = self.starts.clamp(min=first)
+            least += both[both < (self.starts + self.sizes).clamp(max=end)].tolist()
+        return min(least, default=None)
 
     def told(self, group: int) -> str:
         """The ids of a group in words."""
@@ -204,25 +228,58 @@ class Vocabulary:
         return torch.tensor([self._text[token] for token in tokens])
 
     def _check(self) -> None:
-        fixed = {id_: name for name, id_ in self.specials.items() if id_ >= 0}
-        fixed.update({id_: name for name, ids in self.choices.items() for id_ in ids.values()})
-        if not fixed:
-            return
-        ids = torch.tensor(list(fixed))
-        for name, codes in self.codes.items():
+        fixed = [*self.specials.items()]
+        fixed += [(name, id_) for name, ids in self.choices.items() for id_ in ids.values()]
+        fixed += [("mask", self.mask_id)] if self.mask_id is not None else []
+        names: dict[int, str] = {}
+        for name, id_ in fixed:
+            if id_ in names:
+                raise self._meet(f"{names[id_]!r} and {name!r} both have the id {id_}")
+            names[id_] = name
+        wrong = next((id_ for id_ in names if id_ >= self.size), None)
+        if wrong is not None:
+            raise self._meet(f"{names[wrong]!r} has the id {wrong}, of {self.size} that there are")
+        blocks = [(f"the codes of stream {name!r}", codes) for name, codes in self.codes.items()]
+        if self.num_labels:
+            labels = CodeIds(torch.tensor([self.label_start]), torch.tensor([self.num_labels]))
+            blocks.append(("the labels", labels))
+        ids = torch.tensor(list(names), dtype=torch.int64)
+        for number, (told, codes) in enumerate(blocks):
+            twice = codes.twice()
+            if twice is not None:
+                raise self._meet(f"two of {told} have the id {twice}")
             for group in range(len(codes.sizes)):
                 meets = ids[~codes.to_values(ids, torch.full_like(ids, group))[1]]
                 if len(meets):
                     id_ = int(meets[0])
-                    raise LayoutError(
-                        f"the codes of stream {name!r} have the ids {codes.told(group)} in {self._template.system}, "
-                        f"which meet {fixed[id_]!r} ({id_}): give your own text vocabulary"
+                    raise self._meet(
+                        f"{told} have the ids {codes.told(group)}, which meet {names[id_]!r} ({id_})"
                     )
-        wrong = next((id_ for id_ in fixed if id_ >= self.size), None)
-        if wrong is not None:
-            raise LayoutError(
-                f"{fixed[wrong]!r} has the id {wrong}, the vocabulary of {self._template.system} has {self.size}"
-            )
+            for other, others in blocks[:number]:
+                met = codes.meeting(others)
+                if met is not None:
+                    raise self._meet(f"{told} and {other} both have the id {met}")
+        self._check_names(names)
+
+    def _check_names(self, fixed: Mapping[int, str]) -> None:
+        """Refuses a text vocabulary in which another text has the id of a token of the layout."""
+        if not isinstance(self._text, Mapping):
+            return
+        count = Counter(self._text.values())
+        for id_ in (id_ for id_, number in count.items() if number > 1):
+            own = fixed.get(id_)
+            for name, codes in self.codes.items():
+                at = torch.tensor([id_])
+                coded = (codes.to_values(at, torch.tensor([group]))[1] for group in range(len(codes.sizes)))
+                own = own if all(bool(wrong) for wrong in coded) else f"a code of {name}"
+            if own is not None:
+                first, second = [text for text, number in self._text.items() if number == id_][:2]
+                raise self._meet(f"{first!r} and {second!r} of the text vocabulary both have the id {id_}")
+
+    def _meet(self, reason: str) -> LayoutError:
+        return LayoutError(
+            f"{reason} in the vocabulary of {self._template.system}: give a text vocabulary of your own in which ids differ"
+        )
 
 
 def _token(rule: StreamRule, stream: str, number: int) -> str:

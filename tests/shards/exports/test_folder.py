@@ -8,7 +8,7 @@ from tests.shards.conftest import ended, forked
 from tests.shards.exports.conftest import exported, files
 from vistok.errors import ShardError
 from vistok.shards.commit import locked
-from vistok.shards.exports import MAR, LightningDiT, LlamaGen, Megatron, TiTok, TokenLayout
+from vistok.shards.exports import MAR, LightningDiT, LlamaGen, Megatron, TiTok, TokenNumbering
 from vistok.shards.exports.folder import LOCK_NAME, RECORD_NAME, TEMP_PREFIX
 from vistok.shards.exports.source import Source
 
@@ -68,7 +68,7 @@ def test_a_complete_and_equal_export_is_left_alone(tokens_made, tmp_path):
 def test_another_export_in_the_same_place_is_refused_by_what_differs(tokens_made, tmp_path):
     exported(tokens_made, Megatron(), tmp_path / "out")
     with pytest.raises(ShardError, match=r"settings\.tokens\.eos was null and is 1000 now"):
-        exported(tokens_made, Megatron(TokenLayout(eos=1000)), tmp_path / "out")
+        exported(tokens_made, Megatron(TokenNumbering(eos=1000)), tmp_path / "out")
     with pytest.raises(ShardError, match='format was "megatron" and is "titok" now'):
         exported(tokens_made, TiTok(), tmp_path / "out")
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.shards.exports.conftest import exported, random_tokens
 from vistok.errors import ShardError
-from vistok.shards.exports import LitData, TokenLayout
+from vistok.shards.exports import LitData, TokenNumbering
 
 litdata = pytest.importorskip("litdata")
 
@@ -25,15 +25,15 @@ def read_back(folder, dtype):
     ("offset", "dtype"), [(0, "<u2"), (64_536, "<u2"), (64_537, "<i4"), (1 << 40, "<i8")]
 )
 def test_chunks_hold_the_tokens_in_the_narrowest_type_that_it_reads(tokens_made, tmp_path, offset, dtype):
-    exported(tokens_made, LitData(TokenLayout(offset=offset)), tmp_path / "out")
+    exported(tokens_made, LitData(TokenNumbering(offset=offset)), tmp_path / "out")
     for read, array in zip(read_back(tmp_path / "out", dtype), random_tokens().values(), strict=True):
         assert np.array_equal(read, array[:, 0] + offset)
 
 
 @pytest.mark.parametrize(("offset", "chunk_bytes"), [(0, 64_000_000), (70_000, 200)])
 def test_its_streaming_dataset_gives_an_image_a_block(tokens_made, tmp_path, offset, chunk_bytes):
-    layout = TokenLayout(offset=offset, bos=offset + 1000)
-    exported(tokens_made, LitData(layout, chunk_bytes=chunk_bytes), tmp_path / "out")
+    numbering = TokenNumbering(offset=offset, bos=offset + 1000)
+    exported(tokens_made, LitData(numbering, chunk_bytes=chunk_bytes), tmp_path / "out")
     read = litdata.StreamingDataset(str(tmp_path / "out"), item_loader=litdata.TokensLoader(block_size=17))
     assert len(read) == 7
     for i, array in enumerate(random_tokens().values()):

@@ -3,7 +3,7 @@ import pytest
 
 from tests.shards.exports.conftest import discrete, exported, labels, random_tokens, write_shards
 from vistok.errors import ShardError
-from vistok.shards.exports import LlamaGen, TokenLayout
+from vistok.shards.exports import LlamaGen, TokenNumbering
 
 
 def with_views(tmp_path, views, groups=1, count=2):
@@ -39,7 +39,7 @@ def test_an_image_without_views_has_one(tokens_made, tmp_path):
 def test_views_stand_along_the_second_axis_the_image_first(tmp_path):
     crops = [f"crop_{i}" for i in range(10)]
     made, arrays = with_views(tmp_path, [*crops, ""])
-    exported(made, LlamaGen(TokenLayout(offset=5), dataset="photos", image_size=256), tmp_path / "out")
+    exported(made, LlamaGen(TokenNumbering(offset=5), dataset="photos", image_size=256), tmp_path / "out")
     codes, label = load(tmp_path / "out", 1)
     assert (tmp_path / "out" / "photos256_codes").is_dir()
     assert codes.shape == (1, 11, 16) and label.tolist() == [11]
@@ -63,10 +63,10 @@ def test_groups_have_an_axis_or_lie_in_one_row(tmp_path):
     made, arrays = with_views(tmp_path, [""], groups=8)
     with pytest.raises(ShardError, match="--group-order"):
         exported(made, LlamaGen(), tmp_path / "out")
-    exported(made, LlamaGen(TokenLayout(group_order="group")), tmp_path / "by_group")
+    exported(made, LlamaGen(TokenNumbering(group_order="group")), tmp_path / "by_group")
     codes = load(tmp_path / "by_group", 0)[0]
     assert codes.shape == (1, 1, 8, 16) and np.array_equal(codes[0, 0], arrays["0"].T)
-    exported(made, LlamaGen(TokenLayout(group_order="position")), tmp_path / "by_position")
+    exported(made, LlamaGen(TokenNumbering(group_order="position")), tmp_path / "by_position")
     codes = load(tmp_path / "by_position", 0)[0]
     assert codes.shape == (1, 1, 128) and np.array_equal(codes[0, 0].reshape(16, 8), arrays["0"])
 

@@ -14,7 +14,7 @@ from tests.shards.exports.conftest import (
     write_shards,
 )
 from vistok.errors import ShardError
-from vistok.shards.exports import MDS, TokenLayout
+from vistok.shards.exports import MDS, TokenNumbering
 
 installed = importlib.util.find_spec("streaming") is not None
 needs_writer = pytest.mark.skipif(not installed, reason="mosaicml-streaming is not installed")
@@ -61,8 +61,8 @@ def test_rows_hold_tokens_in_the_smallest_type_and_fields(tmp_path):
     made = write_shards(
         tmp_path / "made", arrays, discrete(num_groups=2), labels(arrays, caption="a photo", extra=[1])
     )
-    layout = TokenLayout(offset=65_000, group_order="position", eos=3)
-    exported(made, MDS(layout, shard_bytes=800), tmp_path / "out")
+    numbering = TokenNumbering(offset=65_000, group_order="position", eos=3)
+    exported(made, MDS(numbering, shard_bytes=800), tmp_path / "out")
     assert len(list((tmp_path / "out").glob("shard.*.mds"))) > 1
     for i, (row, key) in enumerate(zip(read_back(tmp_path / "out"), sorted(arrays), strict=True)):
         assert array_of(row["tokens"], "<u4").tolist() == [*(arrays[key] + 65_000).reshape(-1), 3]
@@ -95,7 +95,7 @@ def test_a_label_that_only_some_have_is_refused_by_name(tmp_path):
 def test_its_streaming_dataset_reads_it(tokens_made, tmp_path):
     from streaming import StreamingDataset
 
-    exported(tokens_made, MDS(TokenLayout(bos=1000)), tmp_path / "out")
+    exported(tokens_made, MDS(TokenNumbering(bos=1000)), tmp_path / "out")
     read = StreamingDataset(local=str(tmp_path / "out"), shuffle=False, batch_size=1)
     assert len(read) == 7
     for i, array in enumerate(random_tokens().values()):

@@ -6,7 +6,7 @@ import pytest
 
 from tests.shards.exports.conftest import discrete, exported, random_tokens, write_shards
 from vistok.errors import ShardError
-from vistok.shards.exports import Megatron, TokenLayout
+from vistok.shards.exports import Megatron, TokenNumbering
 from vistok.shards.exports.megatron import write_index
 
 
@@ -48,7 +48,7 @@ def test_pointers_go_on_from_piece_to_piece(monkeypatch):
 
 @pytest.mark.parametrize(("offset", "dtype"), [(64_499, np.uint16), (64_500, np.int32)])
 def test_tokens_take_two_bytes_only_below_megatrons_limit(tokens_made, tmp_path, offset, dtype):
-    exported(tokens_made, Megatron(TokenLayout(offset=offset)), tmp_path / "out")
+    exported(tokens_made, Megatron(TokenNumbering(offset=offset)), tmp_path / "out")
     arrays = random_tokens()
     for sequence, key in zip(read_back(tmp_path / "out"), sorted(arrays), strict=True):
         assert sequence.dtype == dtype
@@ -56,20 +56,20 @@ def test_tokens_take_two_bytes_only_below_megatrons_limit(tokens_made, tmp_path,
 
 
 def test_the_vocabulary_of_the_model_decides_though_the_ids_are_small(tokens_made, tmp_path):
-    exported(tokens_made, Megatron(TokenLayout(vocab_size=65_500)), tmp_path / "out")
+    exported(tokens_made, Megatron(TokenNumbering(vocab_size=65_500)), tmp_path / "out")
     assert read_back(tmp_path / "out")[0].dtype == np.int32
 
 
 def test_an_id_of_more_than_31_bits_is_refused(tokens_made, tmp_path):
     with pytest.raises(ShardError, match="holds ids below 2147483648"):
-        exported(tokens_made, Megatron(TokenLayout(offset=(1 << 31) - 999)), tmp_path / "out")
+        exported(tokens_made, Megatron(TokenNumbering(offset=(1 << 31) - 999)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_residual_stages_become_one_sequence(tmp_path):
     arrays = random_tokens(groups=4, codebook_size=10)
     made = write_shards(tmp_path / "made", arrays, discrete(10, num_groups=4))
-    exported(made, Megatron(TokenLayout(group_order="group", group_stride=10, eos=40)), tmp_path / "out")
+    exported(made, Megatron(TokenNumbering(group_order="group", group_stride=10, eos=40)), tmp_path / "out")
     for sequence, key in zip(read_back(tmp_path / "out"), sorted(arrays), strict=True):
         assert sequence[-1] == 40
         assert np.array_equal(sequence[:-1].reshape(4, 16).T, arrays[key] + 10 * np.arange(4))
@@ -78,7 +78,7 @@ def test_residual_stages_become_one_sequence(tmp_path):
 @pytest.mark.parametrize("offset", [0, 70_000])
 def test_megatron_core_reads_it(tokens_made, tmp_path, offset):
     dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
-    exported(tokens_made, Megatron(TokenLayout(offset=offset, eos=offset + 1000)), tmp_path / "out")
+    exported(tokens_made, Megatron(TokenNumbering(offset=offset, eos=offset + 1000)), tmp_path / "out")
     read = dataset.IndexedDataset(str(tmp_path / "out" / "tokens"))
     arrays = random_tokens()
     assert len(read) == 7 and read.document_indices.tolist() == list(range(8))

@@ -3,7 +3,7 @@ import pytest
 
 from tests.shards.exports.conftest import exported, random_tokens
 from vistok.errors import ShardError
-from vistok.shards.exports import Nanotron, TokenLayout
+from vistok.shards.exports import Nanotron, TokenNumbering
 
 
 def read_back(folder):
@@ -17,7 +17,7 @@ def read_back(folder):
 
 @pytest.mark.parametrize(("offset", "dtype"), [(0, np.uint16), (64_536, np.uint16), (64_537, np.uint32)])
 def test_tokens_take_two_bytes_up_to_65536_ids(tokens_made, tmp_path, offset, dtype):
-    exported(tokens_made, Nanotron(TokenLayout(offset=offset)), tmp_path / "out")
+    exported(tokens_made, Nanotron(TokenNumbering(offset=offset)), tmp_path / "out")
     arrays = random_tokens()
     for sequence, key in zip(read_back(tmp_path / "out"), sorted(arrays), strict=True):
         assert sequence.dtype == dtype
@@ -31,13 +31,13 @@ def test_the_metadata_says_name_size_and_count(tokens_made, tmp_path):
 
 def test_an_id_of_more_than_32_bits_is_refused(tokens_made, tmp_path):
     with pytest.raises(ShardError, match="nanotron holds ids below"):
-        exported(tokens_made, Nanotron(TokenLayout(offset=1 << 32)), tmp_path / "out")
+        exported(tokens_made, Nanotron(TokenNumbering(offset=1 << 32)), tmp_path / "out")
 
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 2), (70_000, 4)])
 def test_datatrove_reads_it(tokens_made, tmp_path, offset, size):
     datatrove = pytest.importorskip("datatrove.utils.dataset")
-    exported(tokens_made, Nanotron(TokenLayout(offset=offset, eos=offset + 1000)), tmp_path / "out")
+    exported(tokens_made, Nanotron(TokenNumbering(offset=offset, eos=offset + 1000)), tmp_path / "out")
     # its windows are one token longer than the context: an image and its eos
     read = datatrove.DatatroveFolderDataset(
         str(tmp_path / "out"), seq_len=16, filename_pattern="*.ds", token_size=size, return_positions=True

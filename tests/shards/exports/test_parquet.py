@@ -13,7 +13,7 @@ from tests.shards.exports.conftest import (
     write_shards,
 )
 from vistok.errors import ShardError
-from vistok.shards.exports import Parquet, TokenLayout
+from vistok.shards.exports import Parquet, TokenNumbering
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -48,7 +48,7 @@ def test_labels_and_captions_that_are_missing_are_null_or_given(tmp_path):
     ("offset", "dtype"), [(0, "uint16"), (64_536, "uint16"), (64_537, "uint32"), (1 << 40, "uint64")]
 )
 def test_ids_are_moved_and_widened_and_never_wrap(tokens_made, tmp_path, offset, dtype):
-    exported(tokens_made, Parquet(TokenLayout(offset=offset)), tmp_path / "out")
+    exported(tokens_made, Parquet(TokenNumbering(offset=offset)), tmp_path / "out")
     column = pq.read_table(tmp_path / "out").column("indices")
     assert str(column.type.value_type) == dtype
     for read, array in zip(column.to_pylist(), random_tokens().values(), strict=True):
@@ -73,19 +73,19 @@ def test_each_stream_has_its_columns(tmp_path):
     for row in pq.read_table(tmp_path / "out").to_pylist():
         for name, array in arrays[row["key"]].items():
             assert np.array_equal(np.reshape(row[f"{name}_indices"], row[f"{name}_shape"]), array)
-    exported(made, Parquet(TokenLayout(offset=5)), tmp_path / "one", stream="semantic")
+    exported(made, Parquet(TokenNumbering(offset=5)), tmp_path / "one", stream="semantic")
     assert pq.read_table(tmp_path / "one").to_pydict()["indices"] == [
         (arrays[k]["semantic"][:, 0] + 5).tolist() for k in "ab"
     ]
     with pytest.raises(ShardError, match="for one stream: give --stream"):
-        exported(made, Parquet(TokenLayout(offset=5)), tmp_path / "both")
+        exported(made, Parquet(TokenNumbering(offset=5)), tmp_path / "both")
 
 
 def test_ids_mean_nothing_to_latents_and_specials_nothing_to_a_table(latents_made, tokens_made, tmp_path):
     with pytest.raises(ShardError, match="no use for ids"):
-        exported(latents_made, Parquet(TokenLayout(offset=5)), tmp_path / "out")
+        exported(latents_made, Parquet(TokenNumbering(offset=5)), tmp_path / "out")
     with pytest.raises(ShardError, match="no place for special tokens"):
-        exported(tokens_made, Parquet(TokenLayout(eos=5000)), tmp_path / "out")
+        exported(tokens_made, Parquet(TokenNumbering(eos=5000)), tmp_path / "out")
 
 
 def test_row_groups_are_bounded(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Any tokens, any layout: what is read back equals indices plus offsets."""
+"""Any tokens, any numbering: what is read back equals indices plus offsets."""
 
 import tempfile
 from pathlib import Path
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tests.shards.exports import test_llamagen, test_megatron, test_nanotron, test_titok
 from tests.shards.exports.conftest import discrete, exported, labels, write_shards
-from vistok.shards.exports import LlamaGen, Megatron, Nanotron, Parquet, TiTok, TokenLayout
+from vistok.shards.exports import LlamaGen, Megatron, Nanotron, Parquet, TiTok, TokenNumbering
 
 
 @st.composite
 def cases(draw):
-    """Indices by key, K, and a layout under which all ids differ."""
+    """Indices by key, K, and a numbering under which all ids differ."""
     size = draw(st.sampled_from([2, 255, 256, 257, 1000, 65_499, 65_500, 65_536, 65_537, 1 << 20]))
     groups = draw(st.integers(1, 3))
     counts = draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
@@ -26,17 +26,21 @@ def cases(draw):
     end = offset + stride * (groups - 1) + size
     names = draw(st.sets(st.sampled_from(["bos", "boi", "eoi", "eos"])))
     specials = {name: end + place for place, name in enumerate(sorted(names))}
-    return arrays, size, TokenLayout(offset, draw(st.sampled_from(["position", "group"])), stride, **specials)
+    return (
+        arrays,
+        size,
+        TokenNumbering(offset, draw(st.sampled_from(["position", "group"])), stride, **specials),
+    )
 
 
-def expected(array, layout):
+def expected(array, numbering):
     """The sequence of one image, written out the long way."""
     positions, groups = array.shape
     order = [(n, s) for n in range(positions) for s in range(groups)]
-    if layout.group_order == "group":
+    if numbering.group_order == "group":
         order.sort(key=lambda place: (place[1], place[0]))
-    ids = [int(array[n, s]) + layout.offset + s * layout.group_stride for n, s in order]
-    before, after = [layout.bos, layout.boi], [layout.eoi, layout.eos]
+    ids = [int(array[n, s]) + numbering.offset + s * numbering.group_stride for n, s in order]
+    before, after = [numbering.bos, numbering.boi], [numbering.eoi, numbering.eos]
     return [i for i in (*before, *ids, *after) if i is not None]
 
 
@@ -51,19 +55,21 @@ READERS = {
 @settings(max_examples=15, deadline=None)
 @given(case=cases())
 def test_sequences_are_indices_plus_offsets_between_special_tokens(to, case):
-    arrays, size, layout = case
+    arrays, size, numbering = case
     with tempfile.TemporaryDirectory() as room:
         groups = next(iter(arrays.values())).shape[1]
         made = write_shards(Path(room) / "made", arrays, discrete(size, groups), labels(arrays), shard_size=2)
-        exported(made, to(layout), Path(room) / "out")
-        assert READERS[to](Path(room) / "out", len(arrays)) == [expected(a, layout) for a in arrays.values()]
+        exported(made, to(numbering), Path(room) / "out")
+        assert READERS[to](Path(room) / "out", len(arrays)) == [
+            expected(a, numbering) for a in arrays.values()
+        ]
 
 
 @settings(max_examples=15, deadline=None)
 @given(case=cases())
 def test_tables_and_arrays_are_indices_plus_offsets(case):
-    arrays, size, layout = case
-    plain = TokenLayout(layout.offset, layout.group_order, layout.group_stride)
+    arrays, size, numbering = case
+    plain = TokenNumbering(numbering.offset, numbering.group_order, numbering.group_stride)
     with tempfile.TemporaryDirectory() as room:
         groups = next(iter(arrays.values())).shape[1]
         made = write_shards(Path(room) / "made", arrays, discrete(size, groups), labels(arrays), shard_size=2)
@@ -76,5 +82,5 @@ def test_tables_and_arrays_are_indices_plus_offsets(case):
         for row, array in zip(
             pq.read_table(Path(room) / "parquet").to_pylist(), arrays.values(), strict=True
         ):
-            ids = array + layout.offset + layout.group_stride * np.arange(groups)
+            ids = array + numbering.offset + numbering.group_stride * np.arange(groups)
             assert np.array_equal(np.reshape(row["indices"], row["shape"]), ids)

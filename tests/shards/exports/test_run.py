@@ -20,7 +20,7 @@ from tests.shards.exports.conftest import (
 from vistok import shards
 from vistok.errors import ShardError
 from vistok.quantizers import FSQ, Residual
-from vistok.shards.exports import FORMATS, LlamaGen, Megatron, Parquet, TokenLayout
+from vistok.shards.exports import FORMATS, LlamaGen, Megatron, Parquet, TokenNumbering
 from vistok.shards.exports.folder import RECORD_NAME
 
 DISCRETE = sorted(name for name, format_class in FORMATS.items() if format_class.kind != "continuous")
@@ -138,8 +138,8 @@ def test_what_a_tokenizer_encodes_is_what_is_exported(tmp_path):
     tokenizer = build_tokenizer(Residual(FSQ((4, 4, 4)), 2))
     images = named(5)
     shards.encode(tokenizer, images, tmp_path / "made", shard_size=2, progress=False)
-    layout = TokenLayout(offset=7, group_order="position", group_stride=64)
-    exported(tmp_path / "made", Megatron(layout), tmp_path / "out")
+    numbering = TokenNumbering(offset=7, group_order="position", group_stride=64)
+    exported(tmp_path / "made", Megatron(numbering), tmp_path / "out")
     encoded = tokenizer.encode(torch.stack([images[i]["image"] for i in range(5)])).indices
     expected = encoded + 7 + 64 * torch.arange(2)
     assert np.fromfile(tmp_path / "out" / "tokens.bin", "<u2").tolist() == expected.flatten().tolist()

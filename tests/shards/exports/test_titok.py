@@ -4,7 +4,7 @@ import pytest
 
 from tests.shards.exports.conftest import discrete, exported, random_tokens, write_shards
 from vistok.errors import ShardError
-from vistok.shards.exports import TiTok, TokenLayout
+from vistok.shards.exports import TiTok, TokenNumbering
 
 
 def read_back(folder):
@@ -21,7 +21,7 @@ def test_a_line_holds_the_class_and_the_tokens_of_a_sample(tokens_made, tmp_path
 
 def test_the_bytes_of_a_line_are_these(tmp_path):
     made = write_shards(tmp_path / "made", {"a": [[1], [2]]}, discrete(), {"a": {"label": 207}})
-    exported(made, TiTok(TokenLayout(offset=10)), tmp_path / "out")
+    exported(made, TiTok(TokenNumbering(offset=10)), tmp_path / "out")
     assert (
         tmp_path / "out" / "pretokenized.jsonl"
     ).read_bytes() == b'{"class_id": 207, "tokens": [11, 12]}\n'

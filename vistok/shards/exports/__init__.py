@@ -1,7 +1,6 @@
 """Token shards as the files of other training code: ``shards.export("tokens", exports.Megatron(), "out")``."""
 
 from vistok.shards.exports.base import ExportFormat
-from vistok.shards.exports.layout import TokenLayout
 from vistok.shards.exports.lightningdit import LightningDiT
 from vistok.shards.exports.litdata import LitData
 from vistok.shards.exports.llamagen import LlamaGen
@@ -9,6 +8,7 @@ from vistok.shards.exports.mar import MAR
 from vistok.shards.exports.mds import MDS
 from vistok.shards.exports.megatron import Megatron
 from vistok.shards.exports.nanotron import Nanotron
+from vistok.shards.exports.numbering import TokenNumbering
 from vistok.shards.exports.parquet import Parquet
 from vistok.shards.exports.run import ExportSummary, export
 from vistok.shards.exports.titok import TiTok
@@ -40,6 +40,6 @@ __all__ = [
     "Nanotron",
     "Parquet",
     "TiTok",
-    "TokenLayout",
+    "TokenNumbering",
     "export",
 ]

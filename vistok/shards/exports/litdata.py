@@ -13,7 +13,7 @@ import numpy as np
 
 from vistok.errors import ShardError
 from vistok.shards.exports.base import ExportFormat
-from vistok.shards.exports.layout import TokenLayout, narrowest
+from vistok.shards.exports.numbering import TokenNumbering, narrowest
 from vistok.shards.exports.source import Source
 
 # the types of torch that its TokensLoader can read
@@ -35,7 +35,7 @@ class LitData(ExportFormat):
     name: ClassVar[str] = "litdata"
     kind: ClassVar[Literal["discrete", "continuous", "any"]] = "discrete"
     packages: ClassVar[Mapping[str, str]] = {"litdata": "litdata"}
-    tokens: TokenLayout = field(default_factory=TokenLayout)
+    tokens: TokenNumbering = field(default_factory=TokenNumbering)
     chunk_bytes: int = 64_000_000
 
     def check(self, source: Source) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vistok.errors import ShardError
 from vistok.shards.exports.base import ExportFormat
-from vistok.shards.exports.layout import MAX_VOCABULARY, TokenLayout, narrowest
+from vistok.shards.exports.numbering import MAX_VOCABULARY, TokenNumbering, narrowest
 from vistok.shards.exports.source import ExportSample, Images, Source, Views, label_of
 
 READER_COUNT = 1_281_167
@@ -34,7 +34,7 @@ class LlamaGen(ExportFormat):
 
     name: ClassVar[str] = "llamagen"
     kind: ClassVar[Literal["discrete", "continuous", "any"]] = "discrete"
-    tokens: TokenLayout = field(default_factory=TokenLayout)
+    tokens: TokenNumbering = field(default_factory=TokenNumbering)
     dataset: str = "imagenet"
     image_size: int | None = None
     default_label: int | None = None

@@ -11,8 +11,8 @@ import numpy as np
 
 from vistok.errors import ShardError
 from vistok.shards.exports.base import ExportFormat
-from vistok.shards.exports.layout import TokenLayout
-from vistok.shards.exports.parquet import check_layout
+from vistok.shards.exports.numbering import TokenNumbering
+from vistok.shards.exports.parquet import check_numbering
 from vistok.shards.exports.source import ExportSample, Source, as_text, label_of
 from vistok.spec import index_dtype
 
@@ -35,13 +35,13 @@ class MDS(ExportFormat):
     name: ClassVar[str] = "mds"
     kind: ClassVar[Literal["discrete", "continuous", "any"]] = "any"
     packages: ClassVar[Mapping[str, str]] = {"streaming": "mosaicml-streaming"}
-    tokens: TokenLayout = field(default_factory=TokenLayout)
+    tokens: TokenNumbering = field(default_factory=TokenNumbering)
     default_label: int | None = None
     shard_bytes: int = 1 << 26
 
     def check(self, source: Source) -> None:
         """Refuses ids that cannot be told apart, and shards that the format cannot index."""
-        check_layout(self.tokens, source, self.name)
+        check_numbering(self.tokens, source, self.name)
         if not 0 < self.shard_bytes <= MAX_SHARD_BYTES:
             raise ShardError(f"--shard-bytes is {self.shard_bytes}: give 1 to {MAX_SHARD_BYTES}")
         if source.stream.codebook_size is not None:

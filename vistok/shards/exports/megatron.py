@@ -12,7 +12,7 @@ from typing import BinaryIO, ClassVar, Literal
 import numpy as np
 
 from vistok.shards.exports.base import ExportFormat
-from vistok.shards.exports.layout import TokenLayout, narrowest
+from vistok.shards.exports.numbering import TokenNumbering, narrowest
 from vistok.shards.exports.source import Source
 
 MAGIC = b"MMIDIDX\0\0"
@@ -35,7 +35,7 @@ class Megatron(ExportFormat):
 
     name: ClassVar[str] = "megatron"
     kind: ClassVar[Literal["discrete", "continuous", "any"]] = "discrete"
-    tokens: TokenLayout = field(default_factory=TokenLayout)
+    tokens: TokenNumbering = field(default_factory=TokenNumbering)
 
     def check(self, source: Source) -> None:
         """Refuses a vocabulary that no type of the format holds."""

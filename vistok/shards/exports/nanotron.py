@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from vistok.shards.exports.base import ExportFormat
-from vistok.shards.exports.layout import TokenLayout, narrowest
+from vistok.shards.exports.numbering import TokenNumbering, narrowest
 from vistok.shards.exports.source import Source
 
 LIMITS = {"uint16": 1 << 16, "uint32": 1 << 32}
@@ -29,7 +29,7 @@ class Nanotron(ExportFormat):
 
     name: ClassVar[str] = "nanotron"
     kind: ClassVar[Literal["discrete", "continuous", "any"]] = "discrete"
-    tokens: TokenLayout = field(default_factory=TokenLayout)
+    tokens: TokenNumbering = field(default_factory=TokenNumbering)
 
     def check(self, source: Source) -> None:
         """Refuses a vocabulary that four bytes do not hold."""

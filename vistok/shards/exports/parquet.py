@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vistok.errors import ShardError
 from vistok.shards.exports.base import ExportFormat
-from vistok.shards.exports.layout import TokenLayout
+from vistok.shards.exports.numbering import TokenNumbering
 from vistok.shards.exports.source import ExportSample, Source, as_text
 from vistok.spec import StreamSpec, index_dtype
 
@@ -40,7 +40,7 @@ class Parquet(ExportFormat):
     kind: ClassVar[Literal["discrete", "continuous", "any"]] = "any"
     packages: ClassVar[Mapping[str, str]] = {"pyarrow": "pyarrow"}
     many_streams: ClassVar[bool] = True
-    tokens: TokenLayout = field(default_factory=TokenLayout)
+    tokens: TokenNumbering = field(default_factory=TokenNumbering)
     default_label: int | None = None
     samples_per_file: int = 100_000
 
@@ -48,7 +48,7 @@ class Parquet(ExportFormat):
         """Refuses special tokens, and ids where there are none or several streams."""
         if self.samples_per_file < 1:
             raise ShardError(f"--samples-per-file must be at least 1, it is {self.samples_per_file}")
-        check_layout(self.tokens, source, self.name)
+        check_numbering(self.tokens, source, self.name)
         for stream in source.streams:
             if stream.codebook_size is not None:
                 self.tokens.check(stream, self.name, specials=False, flat=False)
@@ -110,13 +110,13 @@ class Parquet(ExportFormat):
         return np.dtype(index_dtype(self.tokens.check(stream, self.name, specials=False, flat=False)))
 
 
-def check_layout(tokens: TokenLayout, source: Source, format_name: str) -> None:
+def check_numbering(tokens: TokenNumbering, source: Source, format_name: str) -> None:
     """Makes sure that ids were asked for where there are ids.
 
     Raises:
         ShardError: latents have none, or several streams would have the same.
     """
-    if tokens == TokenLayout():
+    if tokens == TokenNumbering():
         return
     if source.stream.codebook_size is None:
         raise ShardError(

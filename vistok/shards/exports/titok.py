@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from vistok.shards.exports.base import ExportFormat
-from vistok.shards.exports.layout import TokenLayout
+from vistok.shards.exports.numbering import TokenNumbering
 from vistok.shards.exports.source import Source, label_of
 
 
@@ -23,7 +23,7 @@ class TiTok(ExportFormat):
 
     name: ClassVar[str] = "titok"
     kind: ClassVar[Literal["discrete", "continuous", "any"]] = "discrete"
-    tokens: TokenLayout = field(default_factory=TokenLayout)
+    tokens: TokenNumbering = field(default_factory=TokenNumbering)
     default_label: int | None = None
 
     def check(self, source: Source) -> None:

@@ -1,4 +1,7 @@
-"""How the indices of an image become the ids that one language model expects; every number comes from the caller."""
+"""Which numbers the indices of an image get in an exported file; every one comes from the caller.
+
+A published backbone's sequence, with its rows, headers and text vocabulary, is a layout: ``vistok.layouts`` writes it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ SPECIALS = ("bos", "boi", "eoi", "eos")
 
 
 @dataclass(frozen=True)
-class TokenLayout:
-    """Ids of image tokens and of the special tokens around them.
+class TokenNumbering:
+    """Where ids of image tokens begin, in which order they are, and which special tokens stand around them.
 
     The id of index i in group s is ``offset + s * group_stride + i``. A sequence is ``bos boi ids eoi eos``, without
     those that are None.

@@ -1,6 +1,8 @@
-"""The transformer that all downstream models share, and the positions of a token grid."""
+"""The transformer that models of tokens share, along a sequence or along the groups of a position."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -83,21 +85,35 @@ class Block(nn.Module):
         return self.out(attended.transpose(1, 2).reshape(batch, length, width))  # type: ignore[no-any-return]
 
 
-class Positions(nn.Module):
-    """Learned vectors of the positions of a grid: rows and columns of (h, w), which are added, or one each of (N,).
+class AlongGroups(nn.Module):
+    """What scores each group of a position, given those before it: a small causal transformer along the groups.
+
+    Group s reads the position's hidden vector plus the sum of the embeddings of the groups before it.
+
+    Source: Lee et al., Autoregressive Image Generation using Residual Quantization (2022), arXiv:2203.01941, section
+    3.2.2 (depth transformer), which gives the hidden vector to the first group alone.
+
+    Args:
+        num_groups: S.
+        width: C, channels of hidden vectors and embeddings.
+        depth: Blocks.
+        num_heads: Attention heads; they divide the width.
 
     Shapes:
-        -> (N, width), N = h * w in raster order.
+        hidden (..., C), embeddings of the first P groups, each (..., C) -> (..., min(P + 1, S), C).
     """
 
-    def __init__(self, grid: tuple[int, ...], width: int) -> None:
+    def __init__(self, num_groups: int, width: int, depth: int, num_heads: int) -> None:
         super().__init__()
-        height, *rest = grid
-        self.rows = nn.Parameter(torch.zeros(height, 1, width))
-        self.columns = nn.Parameter(torch.zeros(1, rest[0], width)) if rest else None
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, std=INIT_STD)
+        self.blocks = Transformer(width, depth, num_heads)
+        self.places = nn.Parameter(torch.randn(num_groups, width) * INIT_STD)
 
-    def forward(self) -> Tensor:
-        """The vectors."""
-        return (self.rows if self.columns is None else self.rows + self.columns).flatten(0, 1)
+    def forward(self, hidden: Tensor, embeddings: Sequence[Tensor]) -> Tensor:
+        """States of the groups that these embeddings lead to."""
+        steps, total = [hidden], hidden
+        for embedding in embeddings[: len(self.places) - 1]:
+            total = total + embedding
+            steps.append(total)
+        sequence = torch.stack(steps, dim=-2) + self.places[: len(steps)]
+        states: Tensor = self.blocks(sequence.flatten(0, -3), causal=True)
+        return states.view(sequence.shape)
