@@ -84,21 +84,37 @@ def drawn_flow_errors(velocity: Velocity, latents: Tensor, generator: torch.Gene
     return flow_errors(velocity, latents, spread(len(latents), generator).to(latents), generator)
 
 
+def slope(time: Tensor) -> Tensor:
+    """What to multiply a mixture by for the best guess of the velocity between independent normal values of deviation 1."""
+    return (2 * time - 1) / (time**2 + (1 - time) ** 2)
+
+
+def independent_velocity(noisy: Tensor, time: Tensor) -> Tensor:
+    """That guess: where a model's velocity starts, so that training starts at the ``independent`` loss.
+
+    Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models (2022), arXiv:2206.00364,
+    section 5 (a network that learns what a linear guess leaves). Deviation: what is left is not scaled.
+
+    Shapes:
+        noisy (B, N, D), time (B,) -> (B, N, D).
+    """
+    return slope(time)[:, None, None] * noisy
+
+
 def flow_baselines(held_out: Tensor) -> dict[str, float]:
     """Errors without a model, of latents scaled by the training set's statistics.
 
-    ``mean``: the mean velocity, whatever is seen. ``independent``: the best guess that knows mean and deviation of each
-    channel and takes all values for independent and normal, as the unigram distribution does with tokens; it is linear
-    in what is seen.
+    ``independent``: the best guess that knows mean and deviation of each channel and takes all values for independent
+    and normal; it is linear in what is seen. As the unigram distribution does with tokens, it sees each value alone, so
+    that falling below it takes what values say about each other. ``mean``: the mean velocity, whatever is seen.
 
     Shapes:
         held_out (n, N, D).
     """
     square = float(held_out.double().square().mean())
     t = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    slope = (2 * t - 1) / (t**2 + (1 - t) ** 2)
-    independent = square * (1 - slope * t) ** 2 + (1 + slope * (1 - t)) ** 2
-    return {"mean": square + 1.0, "independent": float(independent.mean())}
+    independent = square * (1 - slope(t) * t) ** 2 + (1 + slope(t) * (1 - t)) ** 2
+    return {"independent": float(independent.mean()), "mean": square + 1.0}
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from vistok.downstream.flow import (
     drawn_flow_errors,
     flow_baselines,
     flow_errors,
+    independent_velocity,
     integrate,
 )
 from vistok.downstream.parts import PartTable
@@ -82,6 +83,7 @@ class Mixed(Backbone):
         self.dropout = nn.Dropout(dropout)
         self.velocity = nn.Linear(width, dim)
         nn.init.zeros_(self.velocity.weight)
+        nn.init.zeros_(self.velocity.bias)
 
     @classmethod
     def takes(cls, spec: TokenizerSpec) -> bool:
@@ -116,7 +118,8 @@ class Mixed(Backbone):
         mask = torch.ones(length, length, dtype=torch.bool, device=words.device).tril()
         mask[count:, count:] = True
         x = self.trunk(self.dropout(torch.cat([text, image], dim=1)), mask=mask)
-        return F.linear(x[:, : count - 1], table, self.table.bias), self.velocity(x[:, count:])
+        velocity = independent_velocity(noisy, time) + self.velocity(x[:, count:])
+        return F.linear(x[:, : count - 1], table, self.table.bias), velocity
 
     def loss(self, batch: Batch) -> Tensor:
         """Nats of a word plus five times the error of the velocity."""
@@ -139,7 +142,7 @@ class Mixed(Backbone):
         return drawn_flow_errors(lambda noisy, time: self(words, noisy, time)[1], latents, generator)
 
     def baselines(self, train: Tokens, held_out: Tokens) -> dict[str, float]:
-        """``mean`` and ``independent``; see ``flow_baselines``."""
+        """``independent`` and ``mean``; see ``flow_baselines``."""
         return flow_baselines(self.scale(held_out.values))
 
     @torch.no_grad()

@@ -13,6 +13,13 @@ from vistok.downstream.tokens import Tokens
 from vistok.downstream.training import Point
 from vistok.tokenizer import Encoded
 
+# what has the loss that a baseline's name stands for
+MEANING = {
+    "unigram": "the unigram",
+    "independent": "independent normal values",
+    "mean": "predicting the mean",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -106,6 +113,7 @@ class Result:
             "is_bound",
             "loss",
             "train_loss",
+            "baseline",
             "baselines",
         )
         more = ("num_train", "num_held_out", "num_tokens", "parameters", "seconds")
@@ -135,7 +143,7 @@ class Result:
             rows += [
                 (
                     "held-out loss",
-                    f"{bound}{self.loss:.1f} bits/image, {below} the {baseline:.1f} of the {name}",
+                    f"{bound}{self.loss:.1f} bits/image, {below} the {baseline:.1f} of {MEANING[name]}",
                 ),
                 (
                     "per token",
@@ -147,9 +155,9 @@ class Result:
             rows += [
                 (
                     "held-out flow loss",
-                    f"{self.loss:.3f}, {below} the {baseline:.3f} of predicting the {name}",
+                    f"{self.loss:.3f}, {below} the {baseline:.3f} of {MEANING[name]}",
                 ),
-                *((f"flow loss, {other} normal values", f"{value:.3f}") for other, value in others),
+                *((f"flow loss of {MEANING[other]}", f"{value:.3f}") for other, value in others),
                 ("bits per image", "not defined for continuous latents"),
             ]
         rows += [(detail.replace("_", " "), f"{value:.2f}") for detail, value in self.details.items()]
