@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Backbone, Batch, Drawn, nothing
-from vistok.downstream.flow import (
-    LatentScale,
-    TimeEmbedding,
-    drawn_flow_errors,
-    flow_baselines,
-    flow_errors,
-    independent_velocity,
-    integrate,
-)
+from vistok.backbones.rectified_flow import Velocity
+from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn
+from vistok.downstream.continuous import ContinuousBackbone
+from vistok.downstream.flow import LatentScale, independent_velocity, random_flow_errors
 from vistok.downstream.tokens import Tokens, positions
-from vistok.downstream.transformer import Positions, Transformer
-from vistok.spec import TokenizerSpec
 from vistok.tokenizer import Tokenizer
 
 
-class Diffusion(Backbone):
+class Diffusion(ContinuousBackbone):
     """Predicts the velocity from noise to latents; every position sees every other, at a time that all blocks know.
 
     Continuous latents have no bits per image: a density has no unit that two tokenizers share. Its cost is the flow
@@ -46,9 +38,6 @@ class Diffusion(Backbone):
     """
 
     name = "diffusion"
-    fits = "continuous tokenizers of one stream"
-    unit = "flow loss"
-    num_draws = 4
 
     def __init__(
         self,
@@ -60,20 +49,7 @@ class Diffusion(Backbone):
         num_heads: int = NUM_HEADS,
         dropout: float = DROPOUT,
     ) -> None:
-        super().__init__()
-        self.scale = scale
-        self.read = nn.Linear(dim, width)
-        self.positions = Positions(grid, width)
-        self.time = TimeEmbedding(width)
-        self.trunk = Transformer(width, depth, num_heads, dropout, conditioned=True)
-        self.velocity = nn.Linear(width, dim)
-        nn.init.zeros_(self.velocity.weight)
-        nn.init.zeros_(self.velocity.bias)
-
-    @classmethod
-    def takes(cls, spec: TokenizerSpec) -> bool:
-        """One stream of latents."""
-        return len(spec.streams) == 1 and spec.main.codebook_size is None
+        super().__init__(scale, dim, grid, width, depth, num_heads, dropout, conditioned=True)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, train: Tokens) -> Diffusion:
@@ -91,25 +67,12 @@ class Diffusion(Backbone):
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error of the velocity."""
-        time = torch.rand(len(batch[0]), device=self.device)
-        return flow_errors(self, batch[0], time).mean()
+        return random_flow_errors(self, batch[0]).mean()
 
-    def costs(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The flow loss of each image."""
-        return drawn_flow_errors(self, batch[0], generator)
+    def velocity_given(self, given: Batch) -> Velocity:
+        """Itself: nothing is given."""
+        return self
 
-    def baselines(self, train: Tokens, held_out: Tokens) -> dict[str, float]:
-        """``independent`` and ``mean``; see ``flow_baselines``."""
-        return flow_baselines(self.scale(held_out.values))
-
-    @torch.no_grad()
-    def sample(self, count: int, seed: int = 0, on_share: Callable[[float], None] = nothing) -> Drawn:
-        """Draws latents in 50 steps; in evaluation mode."""
-        generator = torch.Generator().manual_seed(seed)
-        was_training = self.training
-        self.eval()
-        shape = (count, len(self.positions()), self.read.in_features)
-        noise = torch.randn(shape, generator=generator).to(self.device)
-        latents = self.scale.inverse(integrate(self, noise, on_share))
-        self.train(was_training)
-        return Drawn((latents.cpu(),))
+    def draw(self, count: int, generator: torch.Generator, on_share: Callable[[float], None]) -> Drawn:
+        """Draws latents in 50 steps."""
+        return Drawn((self.latents((), self.noise(count, generator), on_share),))
