@@ -59,4 +59,12 @@ def test_a_flow_that_beats_the_mean_alone_is_not_below_the_baseline():
 
 
 def test_a_tokenizer_without_pictures_has_a_page_too(tmp_path):
-    assert "gives features" in write_report(result(samples=None, real=None), tmp_path).read_text()
+    features = result(samples=None, real=None)
+    assert "gives features" in write_report(features, tmp_path).read_text()
+    assert dict(features.rows())["pictures"].startswith("none") and "pictures" not in dict(result().rows())
+
+
+def test_the_table_says_where_positions_are_of_several_scales():
+    tokens = Encoded({"pixel": StreamTokens(torch.zeros(2, 21, 1, dtype=torch.int64), None, (4, 4))}, (8, 8))
+    assert dict(result(held_out=Tokens(tokens)).rows())["tokens"] == "21 an image, scales up to 4 x 4"
+    assert dict(result().rows())["tokens"] == "16 an image, grid 4 x 4"

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from vistok.downstream.base import Unit
-from vistok.downstream.tokens import Tokens
+from vistok.downstream.tokens import Tokens, positions
 from vistok.downstream.training import Point
-from vistok.tokenizer import Encoded
+from vistok.tokenizer import Encoded, StreamTokens
 
 # what has the loss that a baseline's name stands for
 MEANING = {
@@ -162,13 +162,20 @@ class Result:
             ]
         rows += [(detail.replace("_", " "), f"{value:.2f}") for detail, value in self.details.items()]
         height, width = self.held_out.encoded.size
-        grids = " and ".join(" x ".join(map(str, stream.grid)) for stream in self.held_out.streams)
+        grids = " and ".join(map(_grid, self.held_out.streams))
         rows += [
             (
                 "images",
                 f"{self.num_train} to train on, {self.num_held_out} held out, {width} x {height} pixels",
             ),
-            ("tokens", f"{self.num_tokens} an image, grid {grids}"),
+            ("tokens", f"{self.num_tokens} an image, {grids}"),
             ("training", f"{self.points[-1].step} steps in {self.seconds:.0f} s"),
         ]
+        if self.samples is None:
+            rows += [("pictures", "none: this tokenizer gives features, not pictures")]
         return rows
+
+
+def _grid(stream: StreamTokens) -> str:
+    sides = " x ".join(map(str, stream.grid))
+    return f"{'scales up to' if positions(stream) != stream.grid else 'grid'} {sides}"
