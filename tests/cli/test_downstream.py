@@ -53,3 +53,13 @@ def test_what_does_not_fit_is_told_in_one_line_before_anything_is_written(folder
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "choose ar or masked" in told
     assert not (folder / "none").exists()
+
+
+def test_steps_alone_give_the_same_numbers_again(folder, capsys):
+    data = ["--data", "procedural:6:32", "--size", "32", "--samples", "1", "--steps", "3", "--json"]
+    told = []
+    for out in ("a", "b"):
+        to = ["--out", str(folder / out)]
+        assert main(["try", "--tokenizer", str(folder / "tokenizer"), "--backbone", "ar", *data, *to]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0]["points"][-1]["step"] == 3 and told[0]["loss"] == told[1]["loss"]

@@ -108,6 +108,15 @@ def test_the_unigram_cost_agrees_with_the_frequencies():
     assert unigram_bits(train, held_out, CODES) == pytest.approx(wanted)
 
 
+def test_a_budget_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="0 steps trains nothing: give at least 1"):
+        Budget(steps=0)
+
+
+def test_a_budget_names_its_limits():
+    assert str(Budget(120.0)) == "120 s" and str(Budget(1.5, 20)) == "1.5 s or 20 steps"
+
+
 def test_a_budget_without_limits_is_refused():
     with pytest.raises(ValueError, match="seconds or steps"):
         Budget()

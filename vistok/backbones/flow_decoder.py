@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from vistok.backbones.base import Decoder
 from vistok.backbones.conv import AttentionBlock, Downsample, ResBlock, Upsample, group_norm
 from vistok.backbones.patching import Patcher
+from vistok.backbones.rectified_flow import flow_errors, integrate, waves
 
 NUM_FREQUENCIES = 64
 
@@ -109,19 +109,14 @@ class FlowDecoder(Decoder):
             noise = self._noise(image)
             # spread evenly, so that a validation is the same number again
             time = (torch.arange(len(image), device=image.device) + 0.5) / len(image)
-        mixing = time.to(image.dtype)[:, None, None, None]
-        there = torch.lerp(noise, image, mixing)
-        velocity = self.velocity(there, time, quantized)
-        return {"flow": F.mse_loss(velocity.float(), (image - noise).float())}
+        errors = flow_errors(lambda there, at: self.velocity(there, at, quantized), image, noise, time)
+        return {"flow": errors.mean()}
 
     def forward(self, quantized: Tensor) -> Tensor:
         """Draws."""
         batch, height, width, _ = quantized.shape
-        image: Tensor = self._noise(quantized.new_empty(batch, 3, height * self.factor, width * self.factor))
-        for step in range(self.num_steps):
-            time = torch.full((batch,), step / self.num_steps, device=quantized.device)
-            image = image + self.velocity(image, time, quantized) / self.num_steps
-        return image
+        noise = self._noise(quantized.new_empty(batch, 3, height * self.factor, width * self.factor))
+        return integrate(lambda there, at: self.velocity(there, at, quantized), noise, self.num_steps)
 
     def velocity(self, image: Tensor, time: Tensor, quantized: Tensor) -> Tensor:
         """Where to go from a mixture of noise (time 0) and image (time 1).
@@ -129,7 +124,7 @@ class FlowDecoder(Decoder):
         Shapes:
             image (B, 3, H, W), time (B,) in [0, 1], quantized (B, H / factor, W / factor, dim) -> (B, 3, H, W).
         """
-        moment = self.time(_waves(time).to(quantized.dtype))
+        moment = self.time(waves(time, NUM_FREQUENCIES).to(quantized.dtype))
         seen = self.norm_condition(quantized)
         told = [condition(seen).permute(0, 3, 1, 2) for condition in self.conditions]
         x = self.conv_in(
@@ -180,10 +175,3 @@ def _run(blocks: nn.Module, x: Tensor, moment: Tensor) -> Tensor:
     for block in blocks.children():
         x = block(x, moment) if isinstance(block, TimedBlock) else block(x)
     return x
-
-
-def _waves(time: Tensor) -> Tensor:
-    """Times (B,) in [0, 1] as sines and cosines of many frequencies: (B, 2 * NUM_FREQUENCIES), in float32."""
-    exponents = torch.arange(NUM_FREQUENCIES, device=time.device) / NUM_FREQUENCIES
-    angles = 1000 * time.float()[:, None] * torch.exp(-math.log(10000.0) * exponents)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)

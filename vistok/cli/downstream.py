@@ -30,7 +30,13 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
         "--out", metavar="DIR", help="where to write; shards are kept there (default: runs/try/NAME-HASH)"
     )
     parser.add_argument(
-        "--seconds", type=seconds, default=120.0, metavar="N", help="time to train for (default: 120)"
+        "--seconds", type=seconds, metavar="N", help="time to train for (default: 120, or as the steps need)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=positive,
+        metavar="N",
+        help="steps to train for at most; alone, the same numbers again",
     )
     parser.add_argument(
         "--size",
@@ -52,6 +58,7 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     """Trains, draws, and writes the page."""
     from vistok import downstream
     from vistok.downstream.report import write_report
+    from vistok.downstream.run import SECONDS
     from vistok.report.console import Console
     from vistok.report.plots import check_matplotlib
 
@@ -60,11 +67,13 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     spec = tokenizer.spec
     downstream.backbone_for(spec, arguments.backbone)
     out = Path(arguments.out or Path("runs", "try", f"{spec.name}-{spec.weights_hash[:8]}"))
+    limit = SECONDS if arguments.seconds is None and arguments.steps is None else arguments.seconds
     result = downstream.run(
         tokenizer,
         arguments.data,
         arguments.backbone,
-        seconds=arguments.seconds,
+        seconds=limit,
+        steps=arguments.steps,
         seed=arguments.seed,
         size=arguments.size,
         num_samples=arguments.samples,

@@ -90,35 +90,37 @@ class RandomCrops(Dataset[dict[str, Any]]):
 
 
 class Tiles(ImageDataset):
-    """The grid of non-overlapping square tiles of every image, from the top left; what remains at the edges is left out.
+    """The grid of non-overlapping tiles of every image, from the top left; what remains at the edges is left out.
 
     Keys are the image's key with row and column, such as ``astronaut_r03_c05``. Every image is decoded once at the
     start for its size; images smaller than a tile have none.
 
     Args:
         dataset: Where the images come from.
-        size: Side of a tile in pixels.
+        size: Side of a tile in pixels, or (height, width).
         cache_bytes: Decoded images kept in memory, per process.
 
     Raises:
         DataError: no image is as large as a tile, or a size below 1.
     """
 
-    def __init__(self, dataset: ImageDataset, size: int, cache_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self, dataset: ImageDataset, size: int | tuple[int, int], cache_bytes: int = 1 << 30
+    ) -> None:
         super().__init__(dataset.policy, 1)
-        if size < 1:
+        self.size = (size, size) if isinstance(size, int) else size
+        if min(self.size) < 1:
             raise DataError(f"size={size}: tiles are at least 1 pixel wide")
-        self.dataset, self.size = dataset, size
+        self.dataset = dataset
         self._decoded = DecodedImages(dataset, cache_bytes)
         self._tiles: list[tuple[int, int, int]] = []
         for index in range(len(dataset)):
             width, height = self._decoded.read(index).size
-            self._tiles += [
-                (index, row, column) for row in range(height // size) for column in range(width // size)
-            ]
+            rows, columns = height // self.size[0], width // self.size[1]
+            self._tiles += [(index, row, column) for row in range(rows) for column in range(columns)]
         if not self._tiles:
             raise DataError(
-                f"none of the {len(dataset)} images holds a tile of {size} x {size} pixels: choose a smaller size"
+                f"none of the {len(dataset)} images holds a tile of {self.size[1]} x {self.size[0]} pixels: choose a smaller size"
             )
         keys = dataset.keys()
         self._keys = [f"{keys[index]}_r{row:02d}_c{column:02d}" for index, row, column in self._tiles]
@@ -130,8 +132,9 @@ class Tiles(ImageDataset):
     def source(self, index: int) -> Image.Image:
         """The tile, RGB."""
         image, row, column = self._tiles[index]
-        left, top = column * self.size, row * self.size
-        return self._decoded.read(image).crop((left, top, left + self.size, top + self.size))
+        height, width = self.size
+        left, top = column * width, row * height
+        return self._decoded.read(image).crop((left, top, left + width, top + height))
 
     def extras(self, index: int) -> dict[str, Any]:
         """Label and caption of the image that the tile is from."""

@@ -101,4 +101,4 @@ def _reduced(image: Image.Image) -> Image.Image:
 
 def tiles(train: ImageDataset, held_out: ImageDataset) -> Tiles:
     """All tiles of 64 x 64 pixels of all views."""
-    return views.tiles(train, held_out, TILE)
+    return views.tiles(train, held_out, (TILE, TILE))

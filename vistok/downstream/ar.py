@@ -9,8 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn, nothing
-from vistok.downstream.discrete import DiscreteBackbone, starting_parts
+from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn
+from vistok.downstream.discrete import ExactBackbone, starting_parts
 from vistok.downstream.parts import Parts
 from vistok.downstream.positions import Positions
 from vistok.downstream.tokens import Tokens, positions
@@ -20,7 +20,7 @@ from vistok.spec import TokenizerSpec
 from vistok.tokenizer import Tokenizer
 
 
-class Autoregressive(DiscreteBackbone):
+class Autoregressive(ExactBackbone):
     """Predicts each position of an image from those before it, in the tokenizer's order; within it, part after part.
 
     It enters through what a tokenizer gives: a position is read as the sum of its parts' embeddings, which start from the
@@ -105,31 +105,19 @@ class Autoregressive(DiscreteBackbone):
         # a position says which token is asked for, not which one is read
         return self.trunk(self.dropout(x + places[: x.shape[1]]), causal=True)  # type: ignore[no-any-return]
 
-    def nats(self, streams: Sequence[Tensor]) -> Tensor:
+    def nats(self, batch: Batch) -> Tensor:
         """What each position costs: (B, N) over all streams."""
         tables = self.tables()
         # the last position is scored and never read
-        given = [*streams[:-1], streams[-1][:, :-1]]
+        given = [*batch[:-1], batch[-1][:, :-1]]
         hidden = torch.split(self.hidden(given, tables), list(self.counts), dim=1)
         costs = [
-            parts.nats(h, s, t) for parts, h, s, t in zip(self._parts, hidden, streams, tables, strict=True)
+            parts.nats(h, s, t) for parts, h, s, t in zip(self._parts, hidden, batch, tables, strict=True)
         ]
         return torch.cat(costs, dim=1)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Mean nats of a position."""
-        return self.nats(batch).mean()
-
-    def costs(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Bits of each image."""
-        return self.nats(batch).sum(dim=1) / math.log(2)
-
-    @torch.no_grad()
-    def sample(self, count: int, seed: int = 0, on_share: Callable[[float], None] = nothing) -> Drawn:
-        """Draws position after position from the whole distribution; in evaluation mode."""
-        generator = torch.Generator().manual_seed(seed)
-        was_training = self.training
-        self.eval()
+    def draw(self, count: int, generator: torch.Generator, on_share: Callable[[float], None]) -> Drawn:
+        """Draws position after position from the whole distribution."""
         tables, streams = self.tables(), []
         done, total = 0, sum(self.counts)
         for parts, length, of in zip(self._parts, self.counts, tables, strict=True):
@@ -140,10 +128,9 @@ class Autoregressive(DiscreteBackbone):
                 streams[-1] = torch.cat([streams[-1], drawn[:, None]], dim=1)
                 done += 1
                 on_share(done / total)
-        self.train(was_training)
         in_order = map(_turned, streams, self.reversed_streams)
         joined = zip(self.vocabularies, in_order, strict=True)
-        return Drawn(tuple(vocabulary.join(stream).cpu() for vocabulary, stream in joined))
+        return Drawn(tuple(vocabulary.join(stream) for vocabulary, stream in joined))
 
 
 def _turned(stream: Tensor, is_reversed: bool) -> Tensor:

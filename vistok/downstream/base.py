@@ -78,8 +78,20 @@ class Backbone(nn.Module):
         """Costs of held-out images without a model, in ``unit``, by name; the first is the one to fall below."""
 
     @abstractmethod
+    def draw(self, count: int, generator: torch.Generator, on_share: Callable[[float], None]) -> Drawn:
+        """What ``sample`` gives, on the model's device; called in evaluation mode, without gradients."""
+
+    @torch.no_grad()
     def sample(self, count: int, seed: int = 0, on_share: Callable[[float], None] = nothing) -> Drawn:
-        """Draws images: for each stream (count, N, S) indices or (count, N, D) latents. A seed means the same on every device."""
+        """Draws images, without dropout: for each stream (count, N, S) indices or (count, N, D) latents, on the CPU.
+
+        A seed means the same on every device.
+        """
+        was_training = self.training
+        self.eval()
+        drawn = self.draw(count, torch.Generator().manual_seed(seed), on_share)
+        self.train(was_training)
+        return Drawn(tuple(stream.cpu() for stream in drawn.streams), drawn.captions)
 
     def details(self, batch: Batch) -> dict[str, float]:
         """More numbers about held-out images, by name."""

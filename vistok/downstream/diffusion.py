@@ -5,29 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Backbone, Batch, Drawn, nothing
-from vistok.downstream.flow import (
-    LatentScale,
-    TimeEmbedding,
-    drawn_flow_errors,
-    flow_baselines,
-    flow_errors,
-    integrate,
-)
-from vistok.downstream.positions import Positions
+from vistok.backbones.rectified_flow import Velocity
+from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn
+from vistok.downstream.continuous import ContinuousBackbone
+from vistok.downstream.flow import LatentScale, independent_velocity, random_flow_errors
 from vistok.downstream.tokens import Tokens, positions
-from vistok.layouts.transformer import Transformer
-from vistok.spec import TokenizerSpec
 from vistok.tokenizer import Tokenizer
 
 
-class Diffusion(Backbone):
+class Diffusion(ContinuousBackbone):
     """Predicts the velocity from noise to latents; every position sees every other, at a time that all blocks know.
 
     Continuous latents have no bits per image: a density has no unit that two tokenizers share. Its cost is the flow
-    loss, which a model that predicts the mean brings to about 2 and one that takes all values for independent to 1.57.
+    loss, which a model that takes all values for independent and normal brings to about 1.57, and the mean to 2.
 
     Source: Peebles and Xie, DiT (2023), arXiv:2212.09748; rectified flow: Liu et al. (2022), arXiv:2209.03003.
     Deviation: no classes; learned positions; uniform times.
@@ -46,9 +38,6 @@ class Diffusion(Backbone):
     """
 
     name = "diffusion"
-    fits = "continuous tokenizers of one stream"
-    unit = "flow loss"
-    num_draws = 4
 
     def __init__(
         self,
@@ -60,19 +49,7 @@ class Diffusion(Backbone):
         num_heads: int = NUM_HEADS,
         dropout: float = DROPOUT,
     ) -> None:
-        super().__init__()
-        self.scale = scale
-        self.read = nn.Linear(dim, width)
-        self.positions = Positions(grid, width)
-        self.time = TimeEmbedding(width)
-        self.trunk = Transformer(width, depth, num_heads, dropout, conditioned=True)
-        self.velocity = nn.Linear(width, dim)
-        nn.init.zeros_(self.velocity.weight)
-
-    @classmethod
-    def takes(cls, spec: TokenizerSpec) -> bool:
-        """One stream of latents."""
-        return len(spec.streams) == 1 and spec.main.codebook_size is None
+        super().__init__(scale, dim, grid, width, depth, num_heads, dropout, conditioned=True)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, train: Tokens) -> Diffusion:
@@ -86,29 +63,16 @@ class Diffusion(Backbone):
     def forward(self, noisy: Tensor, time: Tensor) -> Tensor:
         """The velocity: (B, N, D), (B,) -> (B, N, D)."""
         x = self.trunk(self.read(noisy) + self.positions(), condition=self.time(time))
-        return self.velocity(x)  # type: ignore[no-any-return]
+        return independent_velocity(noisy, time) + self.velocity(x)  # type: ignore[no-any-return]
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error of the velocity."""
-        time = torch.rand(len(batch[0]), device=self.device)
-        return flow_errors(self, batch[0], time).mean()
+        return random_flow_errors(self, batch[0]).mean()
 
-    def costs(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The flow loss of each image."""
-        return drawn_flow_errors(self, batch[0], generator)
+    def velocity_given(self, given: Batch) -> Velocity:
+        """Itself: nothing is given."""
+        return self
 
-    def baselines(self, train: Tokens, held_out: Tokens) -> dict[str, float]:
-        """``mean`` and ``independent``; see ``flow_baselines``."""
-        return flow_baselines(self.scale(held_out.values))
-
-    @torch.no_grad()
-    def sample(self, count: int, seed: int = 0, on_share: Callable[[float], None] = nothing) -> Drawn:
-        """Draws latents in 50 steps; in evaluation mode."""
-        generator = torch.Generator().manual_seed(seed)
-        was_training = self.training
-        self.eval()
-        shape = (count, len(self.positions()), self.read.in_features)
-        noise = torch.randn(shape, generator=generator).to(self.device)
-        latents = self.scale.inverse(integrate(self, noise, on_share))
-        self.train(was_training)
-        return Drawn((latents.cpu(),))
+    def draw(self, count: int, generator: torch.Generator, on_share: Callable[[float], None]) -> Drawn:
+        """Draws latents in 50 steps."""
+        return Drawn((self.latents((), self.noise(count, generator), on_share),))

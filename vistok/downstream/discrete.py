@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from vistok.downstream.base import NUM_HEADS, WIDTH, Backbone
+from vistok.downstream.base import NUM_HEADS, WIDTH, Backbone, Batch
 from vistok.downstream.baseline import unigram_bits_per_image
 from vistok.downstream.parts import Parts
 from vistok.downstream.tokens import Tokens
@@ -49,6 +52,22 @@ class DiscreteBackbone(Backbone):
         """Positions times values of the parts."""
         streams = zip(self.counts, self.vocabularies, strict=True)
         return sum(count * sum(vocabulary.sizes) for count, vocabulary in streams)
+
+
+class ExactBackbone(DiscreteBackbone):
+    """One that scores each position given what it generates before it, so that its bits are exact."""
+
+    @abstractmethod
+    def nats(self, batch: Batch) -> Tensor:
+        """What each position costs: (B, N) over all streams."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean nats of a position."""
+        return self.nats(batch).mean()
+
+    def costs(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Bits of each image."""
+        return self.nats(batch).sum(dim=1) / math.log(2)
 
 
 def starting_parts(tokenizer: Tokenizer, train: Tokens) -> tuple[list[Vocabulary], list[Parts]]:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from vistok.backbones.rectified_flow import Velocity, flow_errors, waves
 from vistok.downstream.base import spread
-
-TIMES = 1000.0
-STEPS = 50
 
 
 class LatentScale(nn.Module):
@@ -40,7 +35,7 @@ class LatentScale(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Times in [0, 1] as vectors: cosines and sines of many frequencies, then an MLP.
+    """Times in [0, 1] as vectors: sines and cosines of many frequencies, then an MLP.
 
     Source: Peebles and Xie, DiT (2023), arXiv:2212.09748, section 3.2.
 
@@ -55,60 +50,50 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         """The vectors."""
-        half = self.width // 2
-        frequencies = torch.exp(-math.log(1e4) * torch.arange(half, device=time.device) / half)
-        angles = TIMES * time[:, None] * frequencies
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))  # type: ignore[no-any-return]
+        return self.mlp(waves(time, self.width // 2))  # type: ignore[no-any-return]
 
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
-
-
-def flow_errors(
-    velocity: Velocity, latents: Tensor, time: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    """Mean squared error of each image's velocity, on the straight way from noise (time 0) to latents (time 1).
-
-    Source: Liu et al., Flow Straight and Fast (2022), arXiv:2209.03003, section 2.1.
-
-    Shapes:
-        latents (B, N, D), time (B,); velocity (B, N, D), (B,) -> (B, N, D). Gives (B,).
-    """
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
-    t = time[:, None, None]
-    return (velocity(t * latents + (1 - t) * noise, time) - (latents - noise)).square().mean(dim=(1, 2))
+def random_flow_errors(velocity: Velocity, latents: Tensor) -> Tensor:
+    """Errors at times and noise that are drawn anew, for training: (B, N, D) -> (B,)."""
+    time = torch.rand(len(latents), device=latents.device)
+    return flow_errors(velocity, latents, torch.randn(latents.shape).to(latents), time)
 
 
 def drawn_flow_errors(velocity: Velocity, latents: Tensor, generator: torch.Generator) -> Tensor:
     """Errors at times that are spread over [0, 1] among the images: (B, N, D) -> (B,)."""
-    return flow_errors(velocity, latents, spread(len(latents), generator).to(latents), generator)
+    time = spread(len(latents), generator).to(latents)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    return flow_errors(velocity, latents, noise, time)
+
+
+def slope(time: Tensor) -> Tensor:
+    """What to multiply a mixture by for the best guess of the velocity between independent normal values of deviation 1."""
+    return (2 * time - 1) / (time**2 + (1 - time) ** 2)
+
+
+def independent_velocity(noisy: Tensor, time: Tensor) -> Tensor:
+    """That guess: where a model's velocity starts, so that training starts at the ``independent`` loss.
+
+    Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models (2022), arXiv:2206.00364,
+    section 5 (a network that learns what a linear guess leaves). Deviation: what is left is not scaled.
+
+    Shapes:
+        noisy (B, N, D), time (B,) -> (B, N, D).
+    """
+    return slope(time)[:, None, None] * noisy
 
 
 def flow_baselines(held_out: Tensor) -> dict[str, float]:
     """Errors without a model, of latents scaled by the training set's statistics.
 
-    ``mean``: the mean velocity, whatever is seen. ``independent``: the best guess that knows mean and deviation of each
-    channel and takes all values for independent and normal, as the unigram distribution does with tokens; it is linear
-    in what is seen.
+    ``independent``: the best guess that knows mean and deviation of each channel and takes all values for independent
+    and normal; it is linear in what is seen. As the unigram distribution does with tokens, it sees each value alone, so
+    that falling below it takes what values say about each other. ``mean``: the mean velocity, whatever is seen.
 
     Shapes:
         held_out (n, N, D).
     """
     square = float(held_out.double().square().mean())
     t = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    slope = (2 * t - 1) / (t**2 + (1 - t) ** 2)
-    independent = square * (1 - slope * t) ** 2 + (1 + slope * (1 - t)) ** 2
-    return {"mean": square + 1.0, "independent": float(independent.mean())}
-
-
-@torch.no_grad()
-def integrate(
-    velocity: Velocity, noise: Tensor, on_share: Callable[[float], None], steps: int = STEPS
-) -> Tensor:
-    """From noise (B, N, D) to latents, by Euler's method in equal steps."""
-    x = noise
-    for step in range(steps):
-        time = torch.full((len(x),), step / steps, device=x.device)
-        x = x + velocity(x, time) / steps
-        on_share((step + 1) / steps)
-    return x
+    independent = square * (1 - slope(t) * t) ** 2 + (1 + slope(t) * (1 - t)) ** 2
+    return {"independent": float(independent.mean()), "mean": square + 1.0}

@@ -49,16 +49,16 @@ def prepare(
     if not isinstance(images, ImageDataset) and _holds_shards(Path(images)):
         return read_tokens(Path(images), tokenizer, captions)
     train, held_out = split(images)
-    size = image_size(tokenizer, size)
+    pixels = image_size(tokenizer, size)
     pieces: ImageDataset
     if len(train) + len(held_out) < FEW_IMAGES:
         try:
-            pieces = tiles(train, held_out, size)
+            pieces = tiles(train, held_out, pixels)
         except DataError:  # all are smaller than a tile
-            pieces = whole_images(train, held_out, size)
+            pieces = whole_images(train, held_out, pixels)
     else:
         pieces = whole_images(
-            _some(train, MOST_IMAGES["train"]), _some(held_out, MOST_IMAGES["held_out"]), size
+            _some(train, MOST_IMAGES["train"]), _some(held_out, MOST_IMAGES["held_out"]), pixels
         )
     vistok.shards.encode(tokenizer, pieces, out / "shards", batch_size=32, progress=progress)
     return read_tokens(out / "shards", tokenizer, captions)
@@ -86,21 +86,21 @@ def split(images: Images) -> tuple[ImageDataset, ImageDataset]:
     return train, apart
 
 
-def image_size(tokenizer: Tokenizer, size: int | None = None) -> int:
-    """The side of images in pixels: the one given, the tokenizer's own, or what makes 8 x 8 positions, at least 32.
+def image_size(tokenizer: Tokenizer, side: int | None = None) -> tuple[int, int]:
+    """Height and width in pixels: of the side given, the tokenizer's own, or what makes 8 x 8 positions, at least 32.
 
     Raises:
         DataError: not a multiple of what the tokenizer takes.
     """
     spec = tokenizer.spec
-    if size is None:
-        own = spec.image.size
-        size = own[0] if own is not None else max(_LEAST_SIZE, _POSITIONS_A_SIDE * spec.multiple_of)
-    if size < 1 or size % spec.multiple_of:
+    if side is None:
+        side = max(_LEAST_SIZE, _POSITIONS_A_SIDE * spec.multiple_of)
+        return spec.image.size or (side, side)
+    if side < 1 or side % spec.multiple_of:
         raise DataError(
-            f"size {size} is not a multiple of {spec.multiple_of}, which {spec.name} needs: give one that is"
+            f"size {side} is not a multiple of {spec.multiple_of}, which {spec.name} needs: give one that is"
         )
-    return size
+    return side, side
 
 
 def _holds_shards(path: Path) -> bool:

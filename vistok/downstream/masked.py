@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn, nothing, spread
+from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn, spread
 from vistok.downstream.discrete import DiscreteBackbone, starting_parts
 from vistok.downstream.parts import Parts
 from vistok.downstream.positions import Positions
@@ -97,12 +97,8 @@ class Masked(DiscreteBackbone):
         nats = self.nats(batch[0], self._masks(count, generator)).sum(dim=1)
         return nats * self.counts[0] / count / math.log(2)
 
-    @torch.no_grad()
-    def sample(self, count: int, seed: int = 0, on_share: Callable[[float], None] = nothing) -> Drawn:
-        """Draws all positions and keeps the surest, a few more at each step; in evaluation mode."""
-        generator = torch.Generator().manual_seed(seed)
-        was_training = self.training
-        self.eval()
+    def draw(self, count: int, generator: torch.Generator, on_share: Callable[[float], None]) -> Drawn:
+        """Draws all positions and keeps the surest, a few more at each step."""
         tables, steps = self.parts.embeddings(), min(STEPS, self.counts[0])
         parts = torch.zeros(count, self.counts[0], len(tables), dtype=torch.int64, device=self.device)
         masked = torch.ones(count, self.counts[0], dtype=torch.bool, device=self.device)
@@ -118,8 +114,7 @@ class Masked(DiscreteBackbone):
             left = math.floor(math.cos(0.5 * math.pi * step / steps) * self.counts[0])
             masked = sureness.argsort(dim=1).argsort(dim=1) < left if step < steps else masked & False
             on_share(step / steps)
-        self.train(was_training)
-        return Drawn((self.vocabularies[0].join(parts).cpu(),))
+        return Drawn((self.vocabularies[0].join(parts),))
 
     def _masks(self, count: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """So many masked positions of each image, anywhere: (B,) -> (B, N)."""

@@ -9,29 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Backbone, Batch, Drawn, nothing
+from vistok.backbones.rectified_flow import Velocity
+from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn
 from vistok.downstream.baseline import frequencies
 from vistok.downstream.captions import END, PAD, Words
-from vistok.downstream.flow import (
-    LatentScale,
-    TimeEmbedding,
-    drawn_flow_errors,
-    flow_baselines,
-    flow_errors,
-    integrate,
-)
+from vistok.downstream.continuous import ContinuousBackbone
+from vistok.downstream.flow import LatentScale, independent_velocity, random_flow_errors
 from vistok.downstream.parts import PartTable
 from vistok.downstream.positions import Positions
 from vistok.downstream.tokens import Tokens, positions
-from vistok.layouts.transformer import INIT_STD, Transformer
-from vistok.spec import TokenizerSpec
+from vistok.layouts.transformer import INIT_STD
 from vistok.tokenizer import Tokenizer
 
 # the flow loss beside the nats of a word: Transfusion's lambda
 FLOW_WEIGHT = 5.0
 
 
-class Mixed(Backbone):
+class Mixed(ContinuousBackbone):
     """A few words, then the latents of their image: words see the words before them, latents see words and each other.
 
     Its cost is the flow loss given the words; what the words cost stands among the details, in bits per image beside
@@ -55,9 +49,6 @@ class Mixed(Backbone):
     """
 
     name = "mixed"
-    fits = "continuous tokenizers of one stream"
-    unit = "flow loss"
-    num_draws = 4
     needs_captions = True
 
     def __init__(
@@ -71,23 +62,13 @@ class Mixed(Backbone):
         depth: int = DEPTH,
         dropout: float = DROPOUT,
     ) -> None:
-        super().__init__()
-        self.words, self.scale, self._unigram = words, scale, shares
-        self.table = PartTable(None, shares, width)
-        self.start = nn.Parameter(torch.randn(width) * INIT_STD)
-        self.word_positions = Positions((words.length + 1,), width)
-        self.read = nn.Linear(dim, width)
-        self.positions = Positions(grid, width)
-        self.time = TimeEmbedding(width)
-        self.trunk = Transformer(width, depth, NUM_HEADS, dropout)
+        table = PartTable(None, shares, width)
+        start = nn.Parameter(torch.randn(width) * INIT_STD)
+        places = Positions((words.length + 1,), width)
+        super().__init__(scale, dim, grid, width, depth, NUM_HEADS, dropout)
+        self.words, self._unigram = words, shares
+        self.table, self.start, self.word_positions = table, start, places
         self.dropout = nn.Dropout(dropout)
-        self.velocity = nn.Linear(width, dim)
-        nn.init.zeros_(self.velocity.weight)
-
-    @classmethod
-    def takes(cls, spec: TokenizerSpec) -> bool:
-        """One stream of latents."""
-        return len(spec.streams) == 1 and spec.main.codebook_size is None
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, train: Tokens) -> Mixed:
@@ -117,7 +98,8 @@ class Mixed(Backbone):
         mask = torch.ones(length, length, dtype=torch.bool, device=words.device).tril()
         mask[count:, count:] = True
         x = self.trunk(self.dropout(torch.cat([text, image], dim=1)), mask=mask)
-        return F.linear(x[:, : count - 1], table, self.table.bias), self.velocity(x[:, count:])
+        velocity = independent_velocity(noisy, time) + self.velocity(x[:, count:])
+        return F.linear(x[:, : count - 1], table, self.table.bias), velocity
 
     def loss(self, batch: Batch) -> Tensor:
         """Nats of a word plus five times the error of the velocity."""
@@ -129,19 +111,14 @@ class Mixed(Backbone):
             scores.append(logits)
             return predicted  # type: ignore[no-any-return]
 
-        errors = flow_errors(velocity, latents, torch.rand(len(words), device=self.device))
+        errors = random_flow_errors(velocity, latents)
         return FLOW_WEIGHT * errors.mean() + F.cross_entropy(
             scores[0].flatten(0, 1), words.flatten(), ignore_index=PAD
         )
 
-    def costs(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The flow loss of each image, given its words."""
-        words, latents = batch
-        return drawn_flow_errors(lambda noisy, time: self(words, noisy, time)[1], latents, generator)
-
-    def baselines(self, train: Tokens, held_out: Tokens) -> dict[str, float]:
-        """``mean`` and ``independent``; see ``flow_baselines``."""
-        return flow_baselines(self.scale(held_out.values))
+    def velocity_given(self, given: Batch) -> Velocity:
+        """That of latents, given their words."""
+        return lambda noisy, time: self(given[0], noisy, time)[1]
 
     @torch.no_grad()
     def details(self, batch: Batch) -> dict[str, float]:
@@ -159,14 +136,9 @@ class Mixed(Backbone):
             "words_unigram_bits_per_image": unigram / len(words),
         }
 
-    @torch.no_grad()
-    def sample(self, count: int, seed: int = 0, on_share: Callable[[float], None] = nothing) -> Drawn:
-        """Draws words, then latents given them in 50 steps; in evaluation mode."""
-        generator = torch.Generator().manual_seed(seed)
-        was_training = self.training
-        self.eval()
-        shape = (count, len(self.positions()), self.read.in_features)
-        noise = torch.randn(shape, generator=generator).to(self.device)
+    def draw(self, count: int, generator: torch.Generator, on_share: Callable[[float], None]) -> Drawn:
+        """Draws words, then latents given them in 50 steps."""
+        noise = self.noise(count, generator)
         words = torch.full((count, self.words.length), PAD, device=self.device)
         at = torch.zeros(count, device=self.device)
         ended = torch.zeros(count, dtype=torch.bool, device=self.device)
@@ -176,7 +148,6 @@ class Mixed(Backbone):
             drawn = torch.multinomial(shares, 1, generator=generator).squeeze(1).to(self.device)
             words[:, place] = torch.where(ended, PAD, drawn)
             ended |= drawn == END
-        latents = integrate(lambda noisy, time: self(words, noisy, time)[1], noise, on_share)
-        self.train(was_training)
+        latents = self.latents((words,), noise, on_share)
         captions = tuple(self.words.decode(row) for row in words.cpu())
-        return Drawn((self.scale.inverse(latents).cpu(),), captions)
+        return Drawn((latents,), captions)

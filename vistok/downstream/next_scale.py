@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn, nothing
-from vistok.downstream.discrete import DiscreteBackbone, starting_parts
+from vistok.downstream.base import DEPTH, DROPOUT, NUM_HEADS, WIDTH, Batch, Drawn
+from vistok.downstream.discrete import ExactBackbone, starting_parts
 from vistok.downstream.parts import Parts
 from vistok.downstream.positions import Positions
 from vistok.downstream.tokens import Tokens
@@ -23,7 +22,7 @@ Grids = tuple[tuple[int, int], ...]
 _ROWS = 256
 
 
-class NextScale(DiscreteBackbone):
+class NextScale(ExactBackbone):
     """Predicts every position of a scale from the sum of the scales before it, shrunk to that scale.
 
     A position sees its own scale and coarser ones. The positions of a scale are drawn independently of each other,
@@ -118,20 +117,8 @@ class NextScale(DiscreteBackbone):
         parts, sums = batch
         return self.parts.nats(self.hidden(sums), parts, self.parts.embeddings())
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Mean nats of a position."""
-        return self.nats(batch).mean()
-
-    def costs(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Bits of each image."""
-        return self.nats(batch).sum(dim=1) / math.log(2)
-
-    @torch.no_grad()
-    def sample(self, count: int, seed: int = 0, on_share: Callable[[float], None] = nothing) -> Drawn:
-        """Draws scale after scale; in evaluation mode."""
-        generator = torch.Generator().manual_seed(seed)
-        was_training = self.training
-        self.eval()
+    def draw(self, count: int, generator: torch.Generator, on_share: Callable[[float], None]) -> Drawn:
+        """Draws scale after scale."""
         tables = self.parts.embeddings()
         drawn = torch.zeros(count, 0, len(tables), dtype=torch.int64, device=self.device)
         sums = torch.zeros(count, 0, self.read.in_features, device=self.device)
@@ -141,5 +128,4 @@ class NextScale(DiscreteBackbone):
             if number + 1 < len(self.scales):
                 sums = self.sums(self.vocabularies[0].join(drawn)) / self.scale
             on_share((number + 1) / len(self.scales))
-        self.train(was_training)
-        return Drawn((self.vocabularies[0].join(drawn).cpu(),))
+        return Drawn((self.vocabularies[0].join(drawn),))

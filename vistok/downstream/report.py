@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vistok.downstream.result import Result
+from vistok.downstream.result import MEANING, Result
 from vistok.report import page
 from vistok.report.plots import BLUE, GREEN, MUTED, RED, Plot, svg
 from vistok.report.writing import write_bytes, write_text
@@ -44,7 +44,9 @@ def loss_figure(result: Result) -> bytes:
             steps, [p.held_out for p in result.points], color=GREEN, marker="o", ms=3.5, label="held out"
         )
         for (name, value), (colour, dashes) in zip(result.baselines.items(), _LINES, strict=False):
-            axis.axhline(value, color=colour, lw=1.5, ls=dashes, label=f"{name}, held out: {value:.4g}")
+            axis.axhline(
+                value, color=colour, lw=1.5, ls=dashes, label=f"{MEANING[name]}, held out: {value:.4g}"
+            )
         axis.set(xlabel="step", ylabel=f"{'at most, ' if result.is_bound else ''}{result.unit}")
         axis.legend(fontsize=8)
         return svg(figure)
@@ -53,9 +55,9 @@ def loss_figure(result: Result) -> bytes:
 def _headline(result: Result) -> list[tuple[str, str]]:
     bound = "≤ " if result.is_bound else ""
     if result.bits_per_image is None:
-        (_, baseline), *others = result.baselines.items()
-        cards = [(f"flow loss, held out (predicting the mean: {baseline:.2f})", f"{result.loss:.3f}")]
-        cards += [(f"flow loss of {name} normal values", f"{value:.3f}") for name, value in others]
+        (name, baseline), *others = result.baselines.items()
+        cards = [(f"flow loss, held out ({MEANING[name]}: {baseline:.2f})", f"{result.loss:.3f}")]
+        cards += [(f"flow loss of {MEANING[other]}", f"{value:.3f}") for other, value in others]
         cards += [(name.replace("_", " "), f"{value:.2f}") for name, value in result.details.items()]
     else:
         cards = [
@@ -114,8 +116,9 @@ def _curve(result: Result) -> str:
     else:
         intro = (
             "Continuous latents have no bits per image. The loss is the squared error of the velocity between noise and "
-            "latents of unit deviation; whoever predicts the mean has 2, whoever takes all values for independent and "
-            "normal has 1.57, on latents with the training set's statistics."
+            "latents of unit deviation. Whoever takes all values for independent and normal has 1.57, on latents with "
+            "the training set's statistics: below it, the model has learned how values follow from each other. Whoever "
+            "predicts the mean has 2."
         )
     return page.section("Loss", intro, page.picture(loss_figure(result), "loss over steps", kind="plot"))
 

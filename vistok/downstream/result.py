@@ -9,9 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from vistok.downstream.base import Unit
-from vistok.downstream.tokens import Tokens
+from vistok.downstream.tokens import Tokens, positions
 from vistok.downstream.training import Point
-from vistok.tokenizer import Encoded
+from vistok.tokenizer import Encoded, StreamTokens
+
+# what has the loss that a baseline's name stands for
+MEANING = {
+    "unigram": "the unigram",
+    "independent": "independent normal values",
+    "mean": "predicting the mean",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +113,7 @@ class Result:
             "is_bound",
             "loss",
             "train_loss",
+            "baseline",
             "baselines",
         )
         more = ("num_train", "num_held_out", "num_tokens", "parameters", "seconds")
@@ -135,7 +143,7 @@ class Result:
             rows += [
                 (
                     "held-out loss",
-                    f"{bound}{self.loss:.1f} bits/image, {below} the {baseline:.1f} of the {name}",
+                    f"{bound}{self.loss:.1f} bits/image, {below} the {baseline:.1f} of {MEANING[name]}",
                 ),
                 (
                     "per token",
@@ -147,20 +155,27 @@ class Result:
             rows += [
                 (
                     "held-out flow loss",
-                    f"{self.loss:.3f}, {below} the {baseline:.3f} of predicting the {name}",
+                    f"{self.loss:.3f}, {below} the {baseline:.3f} of {MEANING[name]}",
                 ),
-                *((f"flow loss, {other} normal values", f"{value:.3f}") for other, value in others),
+                *((f"flow loss of {MEANING[other]}", f"{value:.3f}") for other, value in others),
                 ("bits per image", "not defined for continuous latents"),
             ]
         rows += [(detail.replace("_", " "), f"{value:.2f}") for detail, value in self.details.items()]
         height, width = self.held_out.encoded.size
-        grids = " and ".join(" x ".join(map(str, stream.grid)) for stream in self.held_out.streams)
+        grids = " and ".join(map(_grid, self.held_out.streams))
         rows += [
             (
                 "images",
                 f"{self.num_train} to train on, {self.num_held_out} held out, {width} x {height} pixels",
             ),
-            ("tokens", f"{self.num_tokens} an image, grid {grids}"),
+            ("tokens", f"{self.num_tokens} an image, {grids}"),
             ("training", f"{self.points[-1].step} steps in {self.seconds:.0f} s"),
         ]
+        if self.samples is None:
+            rows += [("pictures", "none: this tokenizer gives features, not pictures")]
         return rows
+
+
+def _grid(stream: StreamTokens) -> str:
+    sides = " x ".join(map(str, stream.grid))
+    return f"{'scales up to' if positions(stream) != stream.grid else 'grid'} {sides}"

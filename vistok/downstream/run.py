@@ -62,7 +62,7 @@ def run(
         TokenizerError: a tokenizer that the backbone does not take.
         VistokError: no such backbone, or images that cannot be used.
     """
-    kind = backbone_for(tokenizer.spec, backbone)
+    kind, budget = backbone_for(tokenizer.spec, backbone), Budget(seconds, steps)
     console = Console(num_stages=3, shown=progress)
     device = tokenizer.device
     with contextlib.ExitStack() as stack:
@@ -77,11 +77,11 @@ def run(
     model = kind.of(tokenizer, train).to(device)
     baselines = model.baselines(train, held_out)
     inputs, looked_at = model.inputs(train), model.inputs(held_out)
-    console.stage(f"Train the backbone {backbone}{'' if seconds is None else f' for {seconds:g} s'}")
+    console.stage(f"Train the backbone {backbone} for {budget}")
     start = time.monotonic()
     with console.bar() as bar:
         told = _Progress(bar, model, baselines)
-        points = fit(model, inputs, looked_at, Budget(seconds, steps), told, seed)
+        points = fit(model, inputs, looked_at, budget, told, seed)
     elapsed = time.monotonic() - start
     console.stage(f"Draw {num_samples} images")
     with console.bar() as bar:

@@ -51,6 +51,15 @@ class Budget:
     def __post_init__(self) -> None:
         if self.seconds is None and self.steps is None:
             raise ValueError("a budget needs seconds or steps")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"a budget of {self.steps} steps trains nothing: give at least 1")
+
+    def __str__(self) -> str:
+        limits = (
+            None if self.seconds is None else f"{self.seconds:g} s",
+            None if self.steps is None else f"{self.steps} steps",
+        )
+        return " or ".join(limit for limit in limits if limit)
 
     def spent(self, elapsed: float, step: int) -> float:
         """The share that is used up, from 0; the end is at 1."""

@@ -30,7 +30,7 @@ class PhotographViews(ImageDataset):
     Args:
         train: Photographs that get all views.
         held_out: Photographs that get the plain views.
-        tile: Side of the tiles in pixels, by half of which one view is shifted.
+        tile: Height and width of the tiles in pixels, by half of which one view is shifted.
         views: Of the training and of the held-out photographs.
         policy: How views become tensors.
     """
@@ -39,7 +39,7 @@ class PhotographViews(ImageDataset):
         self,
         train: ImageDataset,
         held_out: ImageDataset,
-        tile: int,
+        tile: tuple[int, int],
         views: tuple[Sequence[View], Sequence[View]] = ((*PLAIN, *MORE), PLAIN),
         policy: ImagePolicy | None = None,
     ) -> None:
@@ -62,12 +62,13 @@ class PhotographViews(ImageDataset):
         """The view."""
         dataset, position, _, (_, scale, shifted, mirrored) = self._views[index]
         image = dataset.read(position)
-        shift = self.tile // 2 if shifted else 0
         if scale != 1:
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
             image = image.resize(size, Image.Resampling.LANCZOS)
-        if shift and min(image.size) >= self.tile + shift:
-            image = image.crop((shift, shift, image.width, image.height))
+        height, width = self.tile
+        top, left = height // 2, width // 2
+        if shifted and image.height >= height + top and image.width >= width + left:
+            image = image.crop((left, top, image.width, image.height))
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
 
     def extras(self, index: int) -> dict[str, Any]:
@@ -109,8 +110,8 @@ class Chosen(ImageDataset):
         return self._dataset.extras(self._indices[index])
 
 
-def tiles(train: ImageDataset, held_out: ImageDataset, size: int) -> Tiles:
-    """All square tiles of all views.
+def tiles(train: ImageDataset, held_out: ImageDataset, size: tuple[int, int]) -> Tiles:
+    """All tiles of all views, (height, width) pixels each.
 
     Raises:
         DataError: no image is as large as a tile.
@@ -118,9 +119,9 @@ def tiles(train: ImageDataset, held_out: ImageDataset, size: int) -> Tiles:
     return Tiles(PhotographViews(train, held_out, size), size)
 
 
-def whole_images(train: ImageDataset, held_out: ImageDataset, size: int) -> ImageDataset:
-    """The central square of each image, resized."""
-    return PhotographViews(train, held_out, size, (WHOLE, WHOLE), ImagePolicy(size=(size, size)))
+def whole_images(train: ImageDataset, held_out: ImageDataset, size: tuple[int, int]) -> ImageDataset:
+    """The centre of each image, resized to (height, width)."""
+    return PhotographViews(train, held_out, size, (WHOLE, WHOLE), ImagePolicy(size=size))
 
 
 def photo_name(key: str) -> str:

@@ -98,7 +98,7 @@ class RunColumns:
 def _size(tokenizer: Tokenizer, dataset: KeyedImages) -> tuple[int, int] | None:
     """The size that all images surely have."""
     if isinstance(dataset, Tiles):
-        return dataset.size, dataset.size
+        return dataset.size
     # another class may make its images as it likes
     by_policy = type(dataset).__getitem__ in (ImageDataset.__getitem__, Views.__getitem__)
     if by_policy and isinstance(dataset, ImageDataset) and dataset.buckets is None and dataset.policy.size:
