@@ -43,9 +43,13 @@ class SequenceTransformer(nn.Module):
 
 
 def learned_vectors(count: int, width: int) -> nn.Parameter:
-    """Vectors (1, count, width) to learn, small at first."""
+    """Vectors (1, count, width) to learn, of length 1 or so at first.
+
+    At ViT's deviation of 0.02 the vectors of a narrow transformer are too much alike: a query finds no place of its own to
+    look at, and a small 1-D tokenizer stays at a grey picture.
+    """
     vectors = nn.Parameter(torch.empty(1, count, width))
-    nn.init.trunc_normal_(vectors, std=0.02)
+    nn.init.normal_(vectors, std=width**-0.5)
     return vectors
 
 

@@ -123,7 +123,7 @@ class LearnedPositions(nn.Module):
         super().__init__()
         height, columns = grid
         self.table = nn.Parameter(torch.empty(1, height, columns, width))
-        nn.init.trunc_normal_(self.table, std=0.02)
+        nn.init.normal_(self.table, std=width**-0.5)  # 0.02 is too little in narrow ones
 
     def forward(self, x: Tensor) -> Tensor:
         """Adds the positions."""
