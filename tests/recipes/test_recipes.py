@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from math import isfinite
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
@@ -12,6 +14,7 @@ import yaml
 from vistok import load
 from vistok.data import Procedural
 from vistok.recipes import find_recipe, recipe_names
+from vistok.tokenizer import Tokenizer
 from vistok.training import build
 from vistok.training.recipe import read_recipe
 
@@ -53,24 +56,79 @@ def captioned(tmp_path_factory):
     return str(folder)
 
 
+class Losses(pl.Callback):
+    """What each training step reported."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        found = trainer.callback_metrics.items()
+        self.steps.append({key[5:]: float(value) for key, value in found if key.startswith("loss/")})
+
+    def mean(self, terms: dict[str, float], steps: slice) -> float:
+        """The weighted sum of some terms, averaged over some steps."""
+        chosen = self.steps[steps]
+        return sum(weight * step[term] for step in chosen for term, weight in terms.items()) / len(chosen)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_at_tiny_size_and_leaves_a_tokenizer(tmp_path, captioned, name):
-    places = ["--trainer.default_root_dir", str(tmp_path)]
+    """Every loss is finite; what measures pictures falls, or features where there are none; the tokenizer works when loaded."""
+    options = [
+        "--trainer.default_root_dir",
+        str(tmp_path),
+        "--trainer.max_steps",
+        "24",
+        "--data.batch_size",
+        "4",
+    ]
+    options += [
+        "--model.optimizer.lr",
+        "1e-3",
+        "--model.optimizer.warmup_steps",
+        "1",
+    ]  # recipes warm up for longer
     if "contrastive" in read_recipe([name])["model"]["losses"]["init_args"]["weights"]:
-        places += ["--data.train", captioned, "--data.val", captioned]
-    cli = build("fit", [name, "tiny"], [*places, "--trainer.max_steps", "3"])
+        options += ["--data.train", captioned, "--data.val", captioned]
+    cli, steps = build("fit", [name, "tiny"], options), Losses()
+    cli.trainer.callbacks.append(steps)
     cli.run()
     metrics = cli.trainer.callback_metrics
     losses = {key: float(value) for key, value in metrics.items() if key.startswith(("loss/", "val/"))}
-    wanted = {f"loss/{term}" for term, weight in cli.model.losses.weights.items() if weight}
+    weights = {term: weight for term, weight in cli.model.losses.weights.items() if weight}
+    wanted = {f"loss/{term}" for term in weights}
     if cli.model.adversarial is not None:
         wanted |= {"loss/adversarial", "loss/discriminator"}
     if cli.model.tokenizer.decoder is not None:
         wanted.add("val/psnr")
     assert wanted <= losses.keys()
-    assert all(torch.isfinite(torch.tensor(value)) for value in losses.values()), losses
-    tokenizer = load(tmp_path / "tokenizer")
-    assert tokenizer.spec.name == name and tokenizer.spec.provenance["trained_steps"] == 3
+    assert all(isfinite(value) for step in [losses, *steps.steps] for value in step.values()), losses
+    measured = {term: weight for term, weight in weights.items() if term in ("l1", "l2", "perceptual")}
+    measured = measured or {term: weights[term] for term in ("semantic", "flow", "code") if term in weights}
+    assert steps.mean(measured, slice(-4, None)) < steps.mean(measured, slice(4))
+    check_that_it_works(load(tmp_path / "tokenizer"), name)
+
+
+def check_that_it_works(tokenizer: Tokenizer, name: str) -> None:
+    """What a loaded tokenizer says of itself is what it gives."""
+    spec, images = tokenizer.spec, torch.rand(2, 3, 64, 64) * 2 - 1
+    assert spec.name == name and spec.provenance["trained_steps"] == 24
+    with torch.inference_mode():
+        encoded = tokenizer.encode(images)
+        assert [*encoded] == [stream.name for stream in spec.streams]
+        for stream in spec.streams:
+            values = encoded[stream.name].values
+            assert len(values) == 2 and values.isfinite().all()
+            if stream.codebook_size is not None:
+                assert not values.is_floating_point()
+                assert values.min() >= 0 and values.max() < stream.codebook_size
+        assert tokenizer.decoder is not None or tokenizer.feature_head is not None
+        if tokenizer.decoder is not None:
+            pictures = tokenizer.decode(encoded)
+            assert pictures.shape == images.shape and pictures.isfinite().all()
+        if tokenizer.feature_head is not None:
+            assert tokenizer.semantic(images).isfinite().all()
 
 
 def test_the_overlay_changes_nothing_but_sizes_and_places():
