@@ -18,7 +18,7 @@ class Buckets(JSONData):
     """Sizes (H, W) of at most ``area`` pixels, both sides divisible, none longer than ``max_ratio`` times the other.
 
     They are those to which neither a step of height nor one of width nor both could be added. An image takes the
-    size whose ratio is nearest its own by their quotient, of equals the larger; it is resized to cover it, by the
+    size whose ratio is nearest its own by their quotient, of equals the larger, then the squarer; it is resized to cover it, by the
     policy's interpolation, and its centre is cut.
 
     Source: NovelAI's aspect ratio bucketing (2022), as in Podell et al., SDXL (2023), arXiv:2307.01952, section 2.3;
@@ -79,9 +79,9 @@ class Buckets(JSONData):
     def size_for(self, width: int, height: int, multiple_of: int) -> tuple[int, int]:
         """The (H, W) of an image of that size."""
 
-        def rank(size: tuple[int, int]) -> tuple[Fraction, int]:
+        def rank(size: tuple[int, int]) -> tuple[Fraction, int, int]:
             a, b = width * size[0], height * size[1]
-            return Fraction(max(a, b), min(a, b)), -size[0] * size[1]
+            return Fraction(max(a, b), min(a, b)), -size[0] * size[1], max(size)
 
         return min(self.sizes(multiple_of), key=rank)
 
