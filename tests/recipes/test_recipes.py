@@ -19,6 +19,7 @@ from vistok.training import build
 from vistok.training.recipe import read_recipe
 
 RECIPES = [name for name in recipe_names() if name != "tiny"]
+STEPS = 24
 
 
 def test_there_are_recipes():
@@ -75,20 +76,14 @@ class Losses(pl.Callback):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_at_tiny_size_and_leaves_a_tokenizer(tmp_path, captioned, name):
     """Every loss is finite; what measures pictures falls, or features where there are none; the tokenizer works when loaded."""
-    options = [
-        "--trainer.default_root_dir",
-        str(tmp_path),
-        "--trainer.max_steps",
-        "24",
-        "--data.batch_size",
-        "4",
-    ]
-    options += [
-        "--model.optimizer.lr",
-        "1e-3",
-        "--model.optimizer.warmup_steps",
-        "1",
-    ]  # recipes warm up for longer
+    settings = {
+        "trainer.default_root_dir": tmp_path,
+        "trainer.max_steps": STEPS,
+        "data.batch_size": 4,
+        "model.optimizer.lr": 1e-3,
+        "model.optimizer.warmup_steps": 1,  # recipes warm up for longer than this trains
+    }
+    options = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     if "contrastive" in read_recipe([name])["model"]["losses"]["init_args"]["weights"]:
         options += ["--data.train", captioned, "--data.val", captioned]
     cli, steps = build("fit", [name, "tiny"], options), Losses()
@@ -113,7 +108,7 @@ def test_a_recipe_trains_at_tiny_size_and_leaves_a_tokenizer(tmp_path, captioned
 def check_that_it_works(tokenizer: Tokenizer, name: str) -> None:
     """What a loaded tokenizer says of itself is what it gives."""
     spec, images = tokenizer.spec, torch.rand(2, 3, 64, 64) * 2 - 1
-    assert spec.name == name and spec.provenance["trained_steps"] == 24
+    assert spec.name == name and spec.provenance["trained_steps"] == STEPS
     with torch.inference_mode():
         encoded = tokenizer.encode(images)
         assert [*encoded] == [stream.name for stream in spec.streams]
