@@ -18,8 +18,8 @@ class Buckets(JSONData):
     """Sizes (H, W) of at most ``area`` pixels, both sides divisible, none longer than ``max_ratio`` times the other.
 
     They are those to which neither a step of height nor one of width nor both could be added. An image takes the
-    size whose ratio is nearest its own by their quotient, of equals the larger, then the squarer; it is resized to cover it, by the
-    policy's interpolation, and its centre is cut.
+    size whose ratio is nearest its own by their quotient, of equals the larger, then the squarer; it is resized to
+    cover it, by the policy's interpolation, and its centre is cut.
 
     Source: NovelAI's aspect ratio bucketing (2022), as in Podell et al., SDXL (2023), arXiv:2307.01952, section 2.3;
     here the ratios are compared exactly, by quotient, so that portrait and landscape are treated alike.

@@ -26,7 +26,8 @@ class LatentNormaliser(Recorded, nn.Module):
         raw (B, ..., D) <-> latents (B, ..., D).
 
     Raises:
-        ValueError: a shift or scale that is not finite, a scale that is not positive, or a number of values that is neither 1 nor D nor that of the grid.
+        ValueError: a shift or scale that is not finite, a scale that is not positive, or a number of values that is
+            neither 1 nor D nor that of the grid.
         TokenizerError: latents of another number of positions than the grid's.
     """
 
